@@ -1,0 +1,38 @@
+# Each target sets up what it needs first. GNU make 3.81 and a POSIX shell are enough; see docs/contributing.md.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format bench clean
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Make or update the environment .venv (PYTHON=/path/to/python to choose)
+	@sh scripts/setup.sh
+
+demo: setup ## Do the whole job on an archive made on the spot (KEEP=1 leaves the server running)
+	@$(BIN)/cube demo $(if $(KEEP),--keep)
+
+test: setup ## Run the tests (ARGS="tests/test_project.py -k name" to choose)
+	@$(PYTEST) --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
+
+test-all: setup ## Run the tests with their full matrices
+	@$(PYTEST) --numprocesses auto --dist loadfile $(ARGS)
+
+check: setup ## Check format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Run the benchmarks (ARGS="-k scan" to choose)
+	@$(PYTEST) benchmarks --benchmark-enable --benchmark-only $(ARGS)
+
+clean: ## Delete what these targets made, .venv and the demo's archive included
+	rm -rf .venv .tools demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks
+	find cube server tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,64 @@
+"""The xarray engine "cube": `xr.open_dataset(what, engine="cube")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+from xarray.backends import BackendEntrypoint
+
+from cube.dataset import find_manifest, to_dataset
+from cube.selection import Box, select
+from cube.spec import CubeSpec
+
+
+class CubeBackendEntrypoint(BackendEntrypoint):
+    """Opens manifests, COGs and STAC items as cubes; `chunks=` gives dask arrays that read a band each."""
+
+    description = "Open COG archives as cubes"
+    url = "https://github.com/cogcube/cogcube"
+
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        mask_and_scale: bool = True,
+        bands: Sequence[str] | str | None = None,
+        bbox: Box | None = None,
+        time: str | tuple[str, str] | None = None,
+        level: int = 0,
+        blocks: Mapping[str, Any] | str | None = None,
+        patch_url: Callable[[str], str] | None = None,
+        pattern: str | None = None,
+        fill_value: float | None = None,
+    ) -> xr.Dataset:
+        """Return the cube as `cube.open_cube` does.
+
+        Args:
+            filename_or_obj: Anything that `open_cube` takes.
+            drop_variables: Bands to leave out.
+            mask_and_scale: As in `open_cube`.
+            bands: As in `open_cube`.
+            bbox: As in `open_cube`.
+            time: As in `open_cube`.
+            level: As in `open_cube`.
+            blocks: As `open_cube`'s chunks: dask blocks in which all bands are read together; pass `cache=False` with
+                it, or xarray loads a whole variable when a part of it is first used.
+            patch_url: As in `open_cube`.
+            pattern: As in `open_cube`.
+            fill_value: As in `open_cube`.
+        """
+        manifest = find_manifest(
+            filename_or_obj, bands=bands, patch_url=patch_url, pattern=pattern, fill_value=fill_value
+        )
+        spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, patch_url=patch_url)
+        selection = select(manifest, spec, bands=bands, bbox=bbox, time=time)
+        dataset = to_dataset(manifest, selection, chunks=blocks, mask_and_scale=bool(mask_and_scale))
+        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
+        return dataset.drop_vars(dropped, errors="ignore")
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Return whether xarray may choose this engine by itself: for manifests only, never for other TIFF readers'."""
+        return isinstance(filename_or_obj, str) and filename_or_obj.rstrip("/").endswith(".cube")

@@ -1,0 +1,114 @@
+"""CF: a band's, a grid's and a time axis's attributes, the same for xarray, Zarr and Kerchunk."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from cube.grid import Grid
+from cube.spec import Band
+
+SPATIAL_REF = "spatial_ref"
+EPOCH = "1970-01-01"
+_UNITS = (("days", "D"), ("seconds", "s"), ("milliseconds", "ms"), ("microseconds", "us"))
+
+
+def fill_value(band: Band) -> float | int | None:
+    """Return the stored number that readers turn into "missing", or None where they must not.
+
+    The one place where nodata becomes a fill value. A class band keeps its integers: "no data" is one of its classes,
+    and masking would make floats of flags and bits.
+    """
+    if band.classes:
+        return None
+    if band.nodata is None and np.dtype(band.dtype).kind == "f":
+        return float("nan")
+    return band.nodata
+
+
+def band_attributes(band: Band) -> dict[str, Any]:
+    """Return a band's CF attributes, JSON values only, without `_FillValue` (see `fill_value`)."""
+    attributes: dict[str, Any] = {"grid_mapping": SPATIAL_REF}
+    if band.description:
+        attributes["long_name"] = band.description
+    if band.units:
+        attributes["units"] = band.units
+    if (band.scale, band.offset) != (1.0, 0.0):
+        attributes |= {"scale_factor": band.scale, "add_offset": band.offset}
+    if band.classes:
+        attributes["flag_values"] = [value for value, _ in band.classes]
+        attributes["flag_meanings"] = " ".join("_".join(meaning.split()) for _, meaning in band.classes)
+    return attributes
+
+
+def axis_attributes(grid: Grid) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the attributes of the y and the x coordinate, which are pixel centres."""
+    if _is_geographic(grid.crs):
+        return (
+            {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
+            {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
+        )
+    units = _unit(grid.crs)
+    return (
+        {"standard_name": "projection_y_coordinate", "long_name": "y of the pixel centre", "units": units, "axis": "Y"},
+        {"standard_name": "projection_x_coordinate", "long_name": "x of the pixel centre", "units": units, "axis": "X"},
+    )
+
+
+def crs_attributes(grid: Grid) -> dict[str, Any]:
+    """Return the attributes of the grid-mapping variable: CF's, and what rioxarray and GDAL look for."""
+    a, b, c, d, e, f = grid.transform
+    return dict(_crs_attributes(grid.crs)) | {"GeoTransform": " ".join(repr(float(v)) for v in (c, a, b, f, d, e))}
+
+
+@functools.lru_cache(maxsize=256)
+def _crs(text: str) -> Any:
+    from pyproj import CRS
+
+    return CRS.from_user_input(text)
+
+
+@functools.lru_cache(maxsize=256)
+def _crs_attributes(text: str) -> dict[str, Any]:
+    crs = _crs(text)
+    attributes = {key: value for key, value in crs.to_cf().items() if value is not None}
+    attributes["spatial_ref"] = attributes["crs_wkt"] = crs.to_wkt()
+    return attributes
+
+
+@functools.lru_cache(maxsize=256)
+def gdal_crs(text: str) -> dict[str, Any]:
+    """Return GDAL's `_CRS` attribute, by which its Zarr driver (and so R and QGIS) finds the CRS."""
+    crs = _crs(text)
+    attribute: dict[str, Any] = {"wkt": crs.to_wkt(), "projjson": crs.to_json_dict()}
+    authority = crs.to_authority(min_confidence=100)
+    if authority:
+        attribute["url"] = f"http://www.opengis.net/def/crs/{authority[0]}/0/{authority[1]}"
+    return attribute
+
+
+def _is_geographic(text: str) -> bool:
+    return bool(_crs(text).is_geographic)
+
+
+def _unit(text: str) -> str:
+    axes = _crs(text).axis_info
+    name = axes[0].unit_name if axes else "metre"
+    return {"metre": "m", "meter": "m"}.get(name, name)
+
+
+def encode_times(times: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return times as int64 and their CF attributes, in the coarsest unit that loses nothing."""
+    stamps = times.astype("datetime64[us]")
+    name, code = next(
+        (name, code)
+        for name, code in _UNITS
+        if (stamps.astype(f"datetime64[{code}]").astype(stamps.dtype) == stamps).all()
+    )
+    attributes = {"units": f"{name} since {EPOCH}", "calendar": "proleptic_gregorian", **TIME_ATTRIBUTES}
+    return stamps.astype(f"datetime64[{code}]").astype("int64"), attributes
+
+
+TIME_ATTRIBUTES = {"standard_name": "time", "long_name": "acquisition time (UTC)", "axis": "T"}

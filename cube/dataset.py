@@ -1,0 +1,169 @@
+"""A cube as an `xarray.Dataset`: `open_cube`, coordinates, CRS and CF decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.core import indexing
+
+from cube import conventions
+from cube.archive import build
+from cube.catalog import find_entry
+from cube.errors import CatalogError, MissingExtraError, SelectionError
+from cube.io.stores import absolute, is_url, local_path
+from cube.lazy import LazyBand
+from cube.manifest import POINTER, Manifest, open_manifest
+from cube.selection import Box, Selection, select
+from cube.spec import CubeSpec
+
+_PLANNED = ("crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "lon", "lat", "x", "y")
+
+
+def open_cube(
+    what: Any,
+    bands: Sequence[str] | str | None = None,
+    *,
+    bbox: Box | None = None,
+    time: str | tuple[str, str] | None = None,
+    chunks: Mapping[str, Any] | str | None = None,
+    level: int = 0,
+    mask_and_scale: bool = True,
+    groupby: str = "time",
+    patch_url: Callable[[str], str] | None = None,
+    pattern: str | None = None,
+    fill_value: float | None = None,
+    **grid: Any,
+) -> xr.Dataset:
+    """Open a cube lazily: no pixel is read until it is used.
+
+    Args:
+        what: A name in the `catalog.yaml` of the current folder, a manifest by path or URL, one or several COGs, or
+            anything that `build` takes.
+        bands: Names or aliases (STAC asset keys); the variables are called as asked for. All bands where None.
+        bbox: Longitude and latitude: (west, south, east, north).
+        time: A date ("2024", "2024-06", "2024-06-01") or (first, last), both included.
+        chunks: None reads lazily without Dask; "auto" (or {}) makes dask blocks of many tiles and all dates; or
+            lengths by dimension.
+        level: 0 is full resolution, 1 the first overview, and so on.
+        mask_and_scale: Whether to turn stored numbers into physical ones and no data into NaN (CF decoding).
+        groupby: "time": one step a date.
+        patch_url: Applied to each href when it is fetched, to sign it; never stored.
+        pattern: How file names are made, where `what` is files (see `build`).
+        fill_value: What marks holes, where `what` is files (see `build`).
+        **grid: odc.stac.load's arguments that ask for another grid; each is refused.
+
+    Returns:
+        A dataset with dims (time, y, x), or (y, x) where the layers have no time; a variable a band; pixel-centre
+        coordinates; the CRS in `spatial_ref`.
+
+    Raises:
+        SelectionError: What was asked for is not in the cube, or needs resampling.
+        BuildError: Files that do not form one cube.
+    """
+    _refuse_resampling(grid, groupby)
+    manifest = find_manifest(what, bands=bands, patch_url=patch_url, pattern=pattern, fill_value=fill_value)
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, patch_url=patch_url)
+    selection = select(manifest, spec, bands=bands, bbox=bbox, time=time)
+    return to_dataset(manifest, selection, chunks=chunks, mask_and_scale=mask_and_scale)
+
+
+def find_manifest(what: Any, *, bands: Sequence[str] | str | None = None, **build_arguments: Any) -> Manifest:
+    """Return the manifest that `what` names, building one in the cache folder where it names files or items."""
+    if isinstance(what, Manifest):
+        return what
+    if isinstance(what, (str, Path)):
+        text = str(what)
+        url = _named_manifest(text)
+        if url is not None:
+            return open_manifest(url)
+    names = [bands] if isinstance(bands, str) else bands
+    return build(what, bands=names, **build_arguments)
+
+
+def _named_manifest(text: str) -> str | None:
+    """Return the manifest folder that a text names, or None where it names files."""
+    if text.rstrip("/").endswith(".cube"):
+        return absolute(text.rstrip("/"))
+    path = local_path(text)
+    if path is not None and (path / POINTER).exists():
+        return absolute(text)
+    if is_url(text) or (path is not None and path.exists()):
+        return None
+    entry = find_entry(text)
+    if entry is None:
+        return None
+    url = entry.manifest_url(Path.cwd().as_posix())
+    if url is None:
+        raise CatalogError(
+            f"{text!r} in catalog.yaml is read by {entry.driver}, not a manifest; open it with "
+            f"intake.open_catalog('catalog.yaml')[{text!r}].to_dask()"
+        )
+    return url
+
+
+def _refuse_resampling(grid: Mapping[str, Any], groupby: str) -> None:
+    unknown = set(grid) - set(_PLANNED)
+    if unknown:
+        raise TypeError(f"open_cube() got unexpected arguments: {', '.join(sorted(unknown))}")
+    asked = sorted(name for name, value in grid.items() if value is not None)
+    if asked:
+        raise SelectionError(
+            f"{', '.join(asked)}: a cube opens on its own grid, without resampling; leave it out, choose a window with "
+            "bbox= or an overview with level=, and warp the result with odc.geo's .odc.reproject()"
+        )
+    if groupby != "time":
+        raise SelectionError(f"groupby={groupby!r} is not there yet; a cube has one step a date (groupby='time')")
+
+
+def to_dataset(
+    manifest: Manifest, selection: Selection, *, chunks: Mapping[str, Any] | str | None, mask_and_scale: bool = True
+) -> xr.Dataset:
+    """Return a selection as a dataset: lazy arrays where `chunks` is None, else dask arrays (see `open_cube`)."""
+    if chunks is None:
+        data = {name: indexing.LazilyIndexedArray(LazyBand(selection, band)) for name, band in selection.bands}
+    else:
+        data = _dask_arrays(manifest, selection, chunks)
+    variables = {}
+    for name, band in selection.bands:
+        attributes = conventions.band_attributes(band)
+        fill = conventions.fill_value(band)
+        if fill is not None:
+            attributes["_FillValue"] = np.dtype(band.dtype).type(fill)
+        encoding = {"grid_mapping": attributes.pop("grid_mapping"), "dtype": np.dtype(band.dtype)}
+        variables[name] = xr.Variable(selection.dims, data[name], attributes, encoding)
+    dataset = xr.Dataset(variables, coordinates(selection), dict(manifest.attributes))
+    decoded = xr.decode_cf(dataset, mask_and_scale=mask_and_scale, decode_times=False, decode_coords=False)
+    decoded.attrs["values"] = (
+        "physical: scale and offset applied, no data is NaN"
+        if mask_and_scale
+        else "as stored: see scale_factor, add_offset and _FillValue"
+    )
+    return decoded
+
+
+def coordinates(selection: Selection) -> dict[str, xr.Variable]:
+    """Return time (where there is one), y and x of the pixel centres, and `spatial_ref`."""
+    grid = selection.grid
+    of_y, of_x = conventions.axis_attributes(grid)
+    found = {
+        "y": xr.Variable(("y",), grid.ys, of_y),
+        "x": xr.Variable(("x",), grid.xs, of_x),
+        conventions.SPATIAL_REF: xr.Variable((), np.int64(0), conventions.crs_attributes(grid)),
+    }
+    if selection.stamps is not None:
+        stamps = selection.stamps.astype("datetime64[ns]")
+        found["time"] = xr.Variable(("time",), stamps, conventions.TIME_ATTRIBUTES)
+    return found
+
+
+def _dask_arrays(manifest: Manifest, selection: Selection, chunks: Mapping[str, Any] | str) -> dict[str, Any]:
+    try:
+        from cube.engine.blocks import plan_blocks
+        from cube.engine.graph import band_arrays
+    except ImportError:
+        raise MissingExtraError("opening a cube with chunks", "dask") from None
+    return band_arrays(selection, plan_blocks(manifest, selection, chunks))

@@ -1,0 +1,1 @@
+"""Dask: the graph of a cube, its blocks, and clusters to run it on."""

@@ -1,0 +1,74 @@
+"""Every exception that cube raises on purpose, one tree under `CubeError`.
+
+A message says what was asked, what was found and what to do. An error about one COG names it.
+"""
+
+from __future__ import annotations
+
+
+class CubeError(Exception):
+    """Anything that cube refuses or fails to do."""
+
+
+class SettingsError(CubeError):
+    """A setting or an environment variable that cannot be used."""
+
+
+class MissingExtraError(CubeError):
+    """An optional library that is not installed; the message holds the `pip install` line."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs libraries that are not installed: pip install 'cogcube[{extra}]'")
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[type[CubeError], tuple[str]]:
+        return CubeError, (str(self),)
+
+
+class SourceError(CubeError):
+    """Something is wrong with one source; `href` names it and `reason` says what."""
+
+    def __init__(self, href: str, reason: str) -> None:
+        super().__init__(f"{href}: {reason}")
+        self.href = href
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[SourceError], tuple[str, str]]:
+        # Exceptions cross process borders (Dask): the default would call __init__ with one argument.
+        return type(self), (self.href, self.reason)
+
+
+class HeaderError(SourceError):
+    """Not a TIFF, or one whose header is damaged, truncated or absurd."""
+
+
+class UnsupportedSourceError(SourceError):
+    """A sound file of a kind that the reader does not cover."""
+
+
+class ReadError(SourceError):
+    """Bytes could not be fetched or decoded."""
+
+
+class SourceNotFoundError(ReadError):
+    """The store says that there is no such object."""
+
+
+class BuildError(CubeError):
+    """Sources that cannot form one cube, with what differs and where."""
+
+
+class ManifestError(CubeError):
+    """A manifest that is absent, damaged, or of a version that this release does not read."""
+
+
+class SelectionError(CubeError, ValueError):
+    """A band, date, window or level that the cube does not have, or an argument of the wrong form."""
+
+
+class CatalogError(CubeError):
+    """A catalogue file or an entry of one that cannot be read or written."""
+
+
+class ReferencesError(CubeError):
+    """A cube that static references cannot describe, with the reason."""

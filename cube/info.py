@@ -1,0 +1,112 @@
+"""What a cube is, in words and as a picture: `cube info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cube.archive import count_by_band
+from cube.dataset import to_dataset
+from cube.errors import SelectionError
+from cube.manifest import Manifest
+from cube.selection import select
+from cube.spec import CubeSpec
+from cube.write import stretch, write_png
+
+_TRUE_COLOUR = ("red", "green", "blue")
+_PREVIEW_EDGE = 1024
+
+
+def describe(manifest: Manifest) -> dict[str, Any]:
+    """Return what a cube is, as JSON values: bands, times, grid, levels, sources and their sizes."""
+    grid, times, sources = manifest.grid, manifest.times, manifest.source_table()
+    counts = count_by_band(manifest)
+    a, _, c, _, e, f = grid.transform
+    x, y = sorted((c, c + a * grid.width)), sorted((f, f + e * grid.height))
+    pixels = grid.width * grid.height * (1 if times is None else len(times))
+    return {
+        "name": manifest.name,
+        "manifest": manifest.url,
+        "version": manifest.version,
+        "attributes": manifest.attributes,
+        "crs": grid.crs,
+        "shape": [grid.height, grid.width],
+        "resolution": [abs(a), abs(e)],
+        "bounds": [x[0], y[0], x[1], y[1]],
+        "times": None if times is None else [str(time) for time in times],
+        "levels": [[level.height, level.width] for level in manifest.levels],
+        "bands": [band.to_json() | {"sources": counts[band.name]} for band in manifest.bands],
+        "sources": len(manifest),
+        "source_bytes": int(np.sum(sources["size"].to_numpy())),
+        "cube_bytes": int(sum(pixels * np.dtype(band.dtype).itemsize for band in manifest.bands)),
+    }
+
+
+def describe_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of `cube info`: (what, value)."""
+    height, width = facts["shape"]
+    dx, dy = facts["resolution"]
+    times = facts["times"]
+    stored, arrays = readable_bytes(facts["source_bytes"]), readable_bytes(facts["cube_bytes"])
+    lines = [
+        ("cube", f"{facts['name']}, version {facts['version']}"),
+        ("manifest", facts["manifest"]),
+        ("sources", f"{facts['sources']} files, {stored} ({arrays} as arrays)"),
+        ("grid", f"{height} rows x {width} columns of {dx:.10g} x {dy:.10g}, {_brief_crs(facts['crs'])}"),
+        ("bounds", ", ".join(f"{value:.10g}" for value in facts["bounds"])),
+        ("time", "none: layers" if times is None else f"{len(times)} dates, {times[0][:10]} to {times[-1][:10]}"),
+        ("levels", ", ".join(f"{level}: {h} x {w}" for level, (h, w) in enumerate(facts["levels"]))),
+    ]
+    lines += [(f"band {band['name']}", _band_words(band)) for band in facts["bands"]]
+    lines += [(key, str(value)) for key, value in facts["attributes"].items()]
+    return lines
+
+
+def _band_words(band: Mapping[str, Any]) -> str:
+    words = [band["dtype"], f"nodata {band['nodata']}" if band["nodata"] is not None else "no nodata value"]
+    if (band["scale"], band["offset"]) != (1.0, 0.0):
+        words.append(f"x {band['scale']:g} {band['offset']:+g}")
+    if band["aliases"]:
+        words.append(f"also called {', '.join(band['aliases'])}")
+    if band["classes"]:
+        words.append(f"{len(band['classes'])} classes")
+    return ", ".join([*words, f"{band['sources']} sources"])
+
+
+def _brief_crs(crs: str) -> str:
+    return crs if '"' not in crs else crs.split('"')[1]
+
+
+def readable_bytes(count: float) -> str:
+    """Return a number of bytes as "1.2 GB" (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def write_preview(manifest: Manifest, path: str | Path, *, time: str | tuple[str, str] | None = None) -> str:
+    """Write a picture of a cube: true colour where it has red, green and blue, else its first band; say what it shows.
+
+    Reads the smallest overview that fills the picture; the last date where `time` is None.
+    """
+    level = max((i for i, grid in enumerate(manifest.levels) if max(grid.shape) >= _PREVIEW_EDGE), default=0)
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
+    names = {band.name for band in manifest.bands}
+    bands = _TRUE_COLOUR if names.issuperset(_TRUE_COLOUR) else (manifest.bands[0].name,)
+    selection = select(manifest, spec, bands=bands, time=time)
+    dataset = to_dataset(manifest, selection, chunks=None)
+    shown = "no date"
+    if "time" in dataset.dims:
+        dataset = dataset.isel(time=-1)
+        shown = str(dataset["time"].values)[:10]
+    step = max(1, max(selection.grid.shape) // _PREVIEW_EDGE)
+    dataset = dataset.isel(y=slice(None, None, step), x=slice(None, None, step))
+    if any(dataset[band].dtype.kind not in "iuf" for band in bands):
+        raise SelectionError(f"no picture of {', '.join(bands)}: only numbers can be shown")
+    write_png(path, stretch([dataset[band].values.astype("float32") for band in bands]))
+    return f"{' '.join(bands)}, {shown}, level {level}"

@@ -1,0 +1,270 @@
+"""Byte ranges of objects: merged, bounded by one budget a process, tried again when a store is busy."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+from cube.errors import ReadError, SourceNotFoundError
+from cube.io import loop, trace
+from cube.io.stores import locate, redact
+from cube.settings import get_settings
+
+type Buffer = memoryview
+"""The bytes of one range, read-only."""
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRequest:
+    """One request for the bytes start:stop, and which of the asked ranges (by position) lie in it."""
+
+    start: int
+    stop: int
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The first bytes of an object and what the store says of it."""
+
+    data: Buffer
+    size: int
+    etag: str | None
+    last_modified: datetime | None
+
+
+def plan_requests(
+    offsets: Sequence[int], lengths: Sequence[int], *, gap_bytes: int, request_bytes: int
+) -> list[RangeRequest]:
+    """Merge ranges of one object into the fewest requests.
+
+    Two neighbours become one request where the gap between them is at most `gap_bytes` and the result at most
+    `request_bytes`. Ranges may overlap, repeat and come in any order; empty ones are an error of the caller.
+    """
+    order = sorted(range(len(offsets)), key=lambda i: (offsets[i], lengths[i]))
+    requests: list[RangeRequest] = []
+    members: list[int] = []
+    start = stop = 0
+    for i in order:
+        begin, end = offsets[i], offsets[i] + lengths[i]
+        if members and begin - stop <= gap_bytes and max(end, stop) - start <= request_bytes:
+            members.append(i)
+            stop = max(stop, end)
+            continue
+        if members:
+            requests.append(RangeRequest(start, stop, tuple(members)))
+        members, start, stop = [i], begin, end
+    if members:
+        requests.append(RangeRequest(start, stop, tuple(members)))
+    return requests
+
+
+class Budget:
+    """Requests and bytes that may be outstanding at once, first come, first served; lives on the I/O loop."""
+
+    def __init__(self, requests: int, nbytes: int) -> None:
+        self._requests, self._bytes, self._all_bytes = requests, nbytes, nbytes
+        self._waiting: deque[tuple[int, int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def hold_bytes(self, nbytes: int) -> AsyncIterator[None]:
+        """Hold room for `nbytes` until the block ends; a single piece larger than all waits to be alone."""
+        held = min(nbytes, self._all_bytes)
+        await self._take(0, held)
+        try:
+            yield
+        finally:
+            self._give(0, held)
+
+    @asynccontextmanager
+    async def hold_request(self) -> AsyncIterator[None]:
+        """Hold one of the requests in flight."""
+        await self._take(1, 0)
+        try:
+            yield
+        finally:
+            self._give(1, 0)
+
+    async def _take(self, requests: int, nbytes: int) -> None:
+        if not self._waiting and self._fits(requests, nbytes):
+            self._requests -= requests
+            self._bytes -= nbytes
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((requests, nbytes, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give(requests, nbytes)  # granted and cancelled in the same tick
+            raise
+
+    def _fits(self, requests: int, nbytes: int) -> bool:
+        return requests <= self._requests and nbytes <= self._bytes
+
+    def _give(self, requests: int, nbytes: int) -> None:
+        self._requests += requests
+        self._bytes += nbytes
+        while self._waiting:
+            requests, nbytes, turn = self._waiting[0]
+            if turn.cancelled():
+                self._waiting.popleft()
+                continue
+            if not self._fits(requests, nbytes):
+                return
+            self._waiting.popleft()
+            self._requests -= requests
+            self._bytes -= nbytes
+            turn.set_result(None)
+
+
+def _request_budget() -> Budget:
+    settings = get_settings()
+    return loop.loop_state("requests", lambda: Budget(settings.requests_in_flight, settings.bytes_in_flight))  # type: ignore[no-any-return]
+
+
+def byte_budget() -> Budget:
+    """Return the budget of encoded bytes between request and decode.
+
+    Apart from the budget of requests, so that a large range that waits for memory does not hold a place in flight.
+    """
+    settings = get_settings()
+    return loop.loop_state("bytes", lambda: Budget(settings.requests_in_flight, settings.bytes_in_flight))  # type: ignore[no-any-return]
+
+
+async def read_range(href: str, start: int, stop: int, *, signed: str | None = None) -> Buffer:
+    """Return the bytes start:stop of an object; runs on the I/O loop.
+
+    Args:
+        href: What errors and traces call the object.
+        start: First byte.
+        stop: One past the last byte.
+        signed: The URL to fetch where it is not `href` itself (a signed one); it appears nowhere else.
+
+    Raises:
+        SourceNotFoundError: There is no such object.
+        ReadError: It could not be read, or is shorter than `stop`.
+    """
+    store, path = locate(signed or href)
+
+    async def once() -> Buffer:
+        data = memoryview(await obstore.get_range_async(store, path, start=start, end=stop))
+        if len(data) != stop - start:
+            raise _TruncatedError(f"asked for bytes {start}-{stop - 1}, got {len(data)}")
+        return data
+
+    return await _attempts(href, start, stop, once)
+
+
+async def read_head(href: str, nbytes: int, *, signed: str | None = None) -> Head:
+    """Return at most the first `nbytes` bytes of an object, with its size and version; runs on the I/O loop.
+
+    Raises:
+        SourceNotFoundError: There is no such object.
+        ReadError: It could not be read.
+    """
+    store, path = locate(signed or href)
+
+    async def once() -> Head:
+        result = await obstore.get_async(store, path, options={"range": (0, nbytes)})
+        data = memoryview(await result.bytes_async())
+        meta = result.meta
+        if len(data) != min(nbytes, meta["size"]):
+            raise _TruncatedError(f"asked for {nbytes} bytes of {meta['size']}, got {len(data)}")
+        etag = meta["e_tag"]
+        return Head(
+            data=data, size=meta["size"], etag=etag.strip('"') if etag else None, last_modified=meta["last_modified"]
+        )
+
+    return await _attempts(href, 0, nbytes, once)
+
+
+async def read_all(href: str, *, max_bytes: int) -> bytes:
+    """Return a whole small object; runs on the I/O loop.
+
+    Raises:
+        SourceNotFoundError: There is no such object.
+        ReadError: It could not be read, or is larger than `max_bytes`.
+    """
+    store, path = locate(href)
+
+    async def once() -> bytes:
+        result = await obstore.get_async(store, path)
+        if result.meta["size"] > max_bytes:
+            raise ReadError(redact(href), f"has {result.meta['size']} bytes; at most {max_bytes} are read")
+        return bytes(await result.bytes_async())
+
+    return await _attempts(redact(href), 0, 0, once)
+
+
+class _TruncatedError(Exception):
+    """Fewer bytes came than the store promised."""
+
+
+async def _attempts[T](href: str, start: int, stop: int, once: Callable[[], Awaitable[T]]) -> T:
+    """Await `once()` under the request budget until it succeeds, fails for good, or has been tried enough."""
+    attempts = get_settings().attempts
+    for attempt in range(1, attempts + 1):
+        began = time.perf_counter()
+        failed = True
+        try:
+            async with _request_budget().hold_request():
+                began = time.perf_counter()
+                result = await once()
+            failed = False
+            return result
+        except (BaseError, OSError, _TruncatedError) as caught:
+            error = caught
+        finally:
+            seconds = time.perf_counter() - began
+            trace.record(
+                trace.Request(href=href, start=start, stop=stop, attempt=attempt, seconds=seconds, failed=failed)
+            )
+        if not _is_transient(error) or attempt == attempts:
+            raise _read_error(href, start, stop, error, attempt) from None
+        # Full jitter, so that the readers of one busy store do not come back together.
+        await asyncio.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)))  # noqa: S311
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _status(error: Exception) -> int | None:
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, _TruncatedError):
+        return True
+    if isinstance(error, (OSError, PermissionDeniedError, UnauthenticatedError)):
+        return False
+    status = _status(error)
+    return status in _TRANSIENT or (status is None and "HTTP error" in str(error))
+
+
+def _read_error(href: str, start: int, stop: int, error: Exception, attempts: int) -> ReadError:
+    if isinstance(error, FileNotFoundError):
+        return SourceNotFoundError(href, "there is no such object (404)")
+    status = _status(error)
+    if status in (401, 403) or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        return ReadError(href, f"access denied ({status or 403}): credentials are missing, expired or not enough")
+    if status in (409, 412):
+        return ReadError(href, f"the object changed while it was read ({status})")
+    first = redact(str(error).split("\n", 1)[0])
+    tried = f" after {attempts} attempts" if attempts > 1 else ""
+    what = f"bytes {start}-{stop - 1} could not be read{tried}" if stop else f"could not be read{tried}"
+    return ReadError(href, f"{what}: {f'the store answered {status}' if status else first}")

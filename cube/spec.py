@@ -1,0 +1,70 @@
+"""The values that describe a cube: its bands, and the `CubeSpec` that a task carries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """One variable of a cube: how its numbers are stored and what they mean."""
+
+    name: str
+    dtype: str
+    """Of the stored numbers, as numpy's name ("uint16")."""
+    nodata: float | None = None
+    """The stored number that means "no data"; NaN possible; None where every number is a value."""
+    hole: float = 0
+    """What a pixel holds where no source covers it; equal to `nodata` where there is one."""
+    scale: float = 1.0
+    offset: float = 0.0
+    """Physical value = stored number * scale + offset."""
+    units: str | None = None
+    description: str | None = None
+    aliases: tuple[str, ...] = ()
+    classes: tuple[tuple[int, str], ...] = ()
+    """(value, meaning) of a categorical band."""
+
+    @property
+    def sparse(self) -> float:
+        """What a tile that the file leaves out holds: GDAL's rule, the file's nodata, else 0."""
+        return 0 if self.nodata is None else self.nodata
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the band as JSON values; NaN and infinities as strings, since JSON has none."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Band:
+        """Return the band that `to_json` wrote."""
+        values = dict(data)
+        for key in ("nodata", "hole"):
+            if isinstance(values.get(key), str):
+                values[key] = float(values[key])
+        values["aliases"] = tuple(values.get("aliases", ()))
+        values["classes"] = tuple((int(value), str(meaning)) for value, meaning in values.get("classes", ()))
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CubeSpec:
+    """All that a task, a store or a token holds of a cube; small, picklable, hashable."""
+
+    manifest: str
+    """URL or absolute path of the manifest folder."""
+    version: str
+    level: int = 0
+    """0 is full resolution."""
+    patch_url: Callable[[str], str] | None = field(default=None, repr=False)
+    """Applied to each source's href when it is fetched, to sign it; its result is never stored."""
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """Return what dask's tokens of this cube are made of; signing does not change what is read."""
+        return ("cube.CubeSpec", self.manifest, self.version, self.level)
