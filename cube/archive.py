@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cube.conventions import COORDINATES
 from cube.crs import crs_from_geokeys
 from cube.encoding import Sample, choose_encoding
 from cube.errors import BuildError, SourceError, UnsupportedSourceError
@@ -41,7 +42,7 @@ def build(
     *,
     name: str | None = None,
     to: str | Path | None = None,
-    bands: Sequence[str] | None = None,
+    bands: Sequence[str] | str | None = None,
     pattern: str | None = None,
     patch_url: Callable[[str], str] | None = None,
     fill_value: float | None = None,
@@ -68,6 +69,7 @@ def build(
     Raises:
         BuildError: No source, sources that cannot be read, or that do not form one cube; names them and says why.
     """
+    bands = [bands] if isinstance(bands, str) else bands
     sources = list({(each.href, each.item): each for each in _sources(what, bands)}.values())
     if not sources:
         raise BuildError(f"{_describe(what)}: no COG was found; give a folder, a glob, URLs or STAC items of GeoTIFFs")
@@ -201,6 +203,7 @@ def _header_bands(scanned: ScannedSource, fields: Fields) -> tuple[BandInfo, ...
         return (BandInfo(name=fields.band),)
     described = [text.strip() if text else "" for text in header.descriptions]
     usable = all(text.isidentifier() for text in described) and len(set(described)) == len(described)
+    usable = usable and COORDINATES.isdisjoint(described)
     names = described if usable else [f"band_{i + 1}" for i in range(header.samples)]
     prefix = f"{fields.band}_" if fields.band is not None else ""
     return tuple(BandInfo(name=prefix + name) for name in names)
@@ -254,6 +257,11 @@ def _choose_bands(
     ).astype("float64")
     chosen = []
     for name, members in samples.items():
+        if name in COORDINATES:
+            raise BuildError(
+                f"a band of {members[0].scanned.source.href} is called {name!r}, as a coordinate of the cube is; "
+                "name it by a pattern (pattern=, --pattern), or leave it out with `bands`"
+            )
         holes = []
         for time in times or [None]:
             here = places[name].get(time, [])

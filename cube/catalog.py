@@ -182,10 +182,11 @@ def add_entry(path: str | os.PathLike[str], entry: Entry, *, timeout_s: float = 
         if file.exists():
             shutil.copymode(file, lock)
         _insist(lambda: lock.replace(file), deadline)
-    except OSError as error:
-        raise CatalogError(f"the catalogue {file} cannot be written: {error}") from error
-    finally:
+    except BaseException as error:  # once it has been replaced, a lock is another writer's
         lock.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CatalogError(f"the catalogue {file} cannot be written: {error}") from error
+        raise
 
 
 def manifest_entry(
@@ -238,7 +239,10 @@ def kerchunk_entry(
     license: str | None = None,  # noqa: A002  # STAC's word
     metadata: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """An entry that opens Kerchunk references (JSON or Parquet) without cube; arguments as above."""
+    """An entry that opens Kerchunk references without cube; arguments as above.
+
+    A folder of Parquet references asks the reader for fastparquet too: fsspec takes no other engine.
+    """
     # engine="kerchunk" sets both `asynchronous` flags that zarr 3 wants of a reference:// file system.
     args = {"urlpath": _urlpath(refs, catalog), "engine": "kerchunk", "chunks": {}}
     return Entry(

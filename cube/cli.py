@@ -144,8 +144,8 @@ def compute(
                 total = array.data.npartitions
                 blocks = iterate_blocks(array.data, client)
                 write_cog(output, array, blocks, progress=lambda done: report(done, total))
-    size = " x ".join(str(length) for length in array.shape)
-    sys.stdout.write(f"{output}: {array.attrs['long_name']}, {' x '.join(map(str, array.dims))} = {size}\n")
+    size = ", ".join(f"{dim} {length}" for dim, length in array.sizes.items())
+    sys.stdout.write(f"{output}: {array.attrs['long_name']}; {size}\n")
 
 
 @app.command(epilog="Example: cube export mine --kerchunk mine.json")
@@ -219,13 +219,12 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running.")] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where everything is written.")] = Path("demo"),
     size: Annotated[int, typer.Option("--size", help="Pixels an edge of a scene.", min=256, max=10240)] = 2048,
-    dates: Annotated[int, typer.Option("--dates", help="Scenes in the season.", min=3, max=73)] = 8,
 ) -> None:
     """Do the whole job on an archive made on the spot, behind a store that answers after 50 ms."""
     from cube.demo import run
 
     _load_server()
-    run(folder, size=size, dates=dates, keep=keep)
+    run(folder, size=size, keep=keep)
 
 
 @app.command(epilog="Example: cube doctor https://example.com/file.tif")

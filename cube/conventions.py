@@ -11,6 +11,8 @@ from cube.grid import Grid
 from cube.spec import Band
 
 SPATIAL_REF = "spatial_ref"
+COORDINATES = frozenset({"time", "y", "x", SPATIAL_REF})
+"""Names that no band can have."""
 EPOCH = "1970-01-01"
 _UNITS = (("days", "D"), ("seconds", "s"), ("milliseconds", "ms"), ("microseconds", "us"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from xarray.core import indexing
 
 from cube import conventions
 from cube.archive import build
-from cube.catalog import find_entry
+from cube.catalog import CATALOG_FILE, find_entry, read_catalog
 from cube.errors import CatalogError, MissingExtraError, SelectionError
 from cube.io.stores import absolute, is_url, local_path
 from cube.lazy import LazyBand
@@ -95,6 +96,7 @@ def _named_manifest(text: str) -> str | None:
         return None
     entry = find_entry(text)
     if entry is None:
+        _refuse_unknown(text)
         return None
     url = entry.manifest_url(Path.cwd().as_posix())
     if url is None:
@@ -103,6 +105,16 @@ def _named_manifest(text: str) -> str | None:
             f"intake.open_catalog('catalog.yaml')[{text!r}].to_dask()"
         )
     return url
+
+
+def _refuse_unknown(text: str) -> None:
+    """Raise for a text that is neither there nor a glob: a name that the catalogue lacks, most likely."""
+    if glob.has_magic(text):
+        return
+    catalog = Path(CATALOG_FILE)
+    names = ", ".join(read_catalog(catalog)) if catalog.is_file() else None
+    found = f"{CATALOG_FILE} here has {names or 'no entry'}" if names is not None else f"no {CATALOG_FILE} is here"
+    raise CatalogError(f"{text}: there is no such file or folder, and no cube of that name ({found})")
 
 
 def _refuse_resampling(grid: Mapping[str, Any], groupby: str) -> None:
@@ -133,7 +145,12 @@ def to_dataset(
         fill = conventions.fill_value(band)
         if fill is not None:
             attributes["_FillValue"] = np.dtype(band.dtype).type(fill)
-        encoding = {"grid_mapping": attributes.pop("grid_mapping"), "dtype": np.dtype(band.dtype)}
+        encoding = {
+            "grid_mapping": attributes.pop("grid_mapping"),
+            # Without it, what is written again reads back with the CRS as a variable among the bands.
+            "coordinates": conventions.SPATIAL_REF,
+            "dtype": np.dtype(band.dtype),
+        }
         variables[name] = xr.Variable(selection.dims, data[name], attributes, encoding)
     dataset = xr.Dataset(variables, coordinates(selection), dict(manifest.attributes))
     decoded = xr.decode_cf(dataset, mask_and_scale=mask_and_scale, decode_times=False, decode_coords=False)

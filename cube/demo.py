@@ -27,6 +27,7 @@ from cube.info import readable_bytes, write_preview
 from cube.manifest import Manifest
 from cube.references import to_kerchunk
 from cube.testing import Archive, ObjectStore, write_archive
+from cube.testing.archive import DATES
 from cube.views import open_view
 from cube.write import ramp, write_cog, write_png, write_zarr
 
@@ -87,7 +88,7 @@ class _Report:
         return "\n".join(["| step | requests | bytes | seconds |", "|---|---:|---:|---:|", *rows]) + "\n"
 
 
-def run(folder: Path, *, size: int, dates: int, keep: bool) -> None:
+def run(folder: Path, *, size: int, keep: bool) -> None:
     """Do the whole job in `folder` and print what each step took.
 
     Raises:
@@ -97,8 +98,8 @@ def run(folder: Path, *, size: int, dates: int, keep: bool) -> None:
     with ObjectStore(folder, latency_s=LATENCY_S) as store:
         report = _Report(store)
         report.say(f"object store with {LATENCY_S * 1e3:.0f} ms to first byte: {store.url}")
-        with report.step(f"write {dates} scenes of {size} x {size} pixels as COGs") as progress:
-            archive = write_archive(folder / "archive", size=size, dates=dates, progress=progress)
+        with report.step(f"write {len(DATES)} scenes of {size} x {size} pixels as COGs") as progress:
+            archive = write_archive(folder / "archive", size=size, progress=progress)
         catalog = folder / "served.yaml"
         manifest = _build(report, store, folder, catalog)
         with _serve(catalog, PORT if keep else 0) as url:
@@ -132,7 +133,8 @@ def _build(report: _Report, store: ObjectStore, folder: Path, catalog: Path) -> 
 
 def _compute(report: _Report, manifest: Manifest, archive: Archive, url: str, folder: Path) -> None:
     """Compute the composite over HTTP as a stranger would, and on the manifest; compare both with the truth."""
-    _, (truth,) = archive.truth_ndvi_composite()
+    _, truths = archive.truth_ndvi_composite()
+    truth = truths[0]
     with report.step("open over HTTP with plain xarray"):
         served = xr.open_dataset(url, chunks={"time": -1, "y": 1024, "x": 1024})
     with connect("local") as client:

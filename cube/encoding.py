@@ -72,6 +72,7 @@ def choose_encoding(name: str, samples: Sequence[Sample], *, fill_value: float |
         dtype=dtype.name,
         nodata=nodata,  # type: ignore[arg-type]  # facts holds numbers only
         hole=nodata if nodata is not None else (math.nan if dtype.kind == "f" else 0),  # type: ignore[arg-type]
+        sparse=_sparse(name, samples),
         scale=float(facts["scale"]),  # type: ignore[arg-type]
         offset=float(facts["offset"]),  # type: ignore[arg-type]
         units=header.units[samples[0].index] or info.units,
@@ -79,6 +80,23 @@ def choose_encoding(name: str, samples: Sequence[Sample], *, fill_value: float |
         aliases=tuple(sorted({alias for sample in samples for alias in sample.info.aliases} - {name})),
         classes=info.classes,
     )
+
+
+def _sparse(name: str, samples: Sequence[Sample]) -> float:
+    """Return what tiles hold that files leave out: a file's own nodata, whatever its catalogue or the user says."""
+    found: dict[str, tuple[float, str]] = {}
+    for sample in samples:
+        header = sample.scanned.header
+        if any((level.lengths == 0).any() for level in header.levels):
+            value = 0 if header.nodata is None else header.nodata
+            found.setdefault(repr(value), (value, sample.scanned.source.href))
+    if len(found) > 1:
+        (one, first), (other, second), *_ = found.values()
+        raise BuildError(
+            f"tiles that files of band {name!r} leave out mean {one} in {first} and {other} in {second}; "
+            "build a cube of each kind"
+        )
+    return next(iter(found.values()), (0, ""))[0]
 
 
 def _same(one: object, other: object) -> bool:

@@ -150,8 +150,7 @@ def _require_same_lattice(first: Extent, other: Extent) -> None:
     drift = max(abs(other_a - a) / abs(a) * width, abs(other_e - e) / abs(e) * height)
     if drift > _LATTICE_TOLERANCE_PX:
         raise BuildError(
-            f"{pair} differ in pixel size: {abs(a):.12g} x {abs(e):.12g} and {abs(other_a):.12g} x {abs(other_e):.12g}"
-            f"; {hint}"
+            f"{pair} differ in pixel size: {a:.12g} x {e:.12g} and {other_a:.12g} x {other_e:.12g}; {hint}"
         )
     dx, dy = (other_c - c) / a, (other_f - f) / e
     if max(abs(dx - round(dx)), abs(dy - round(dy))) > _LATTICE_TOLERANCE_PX:

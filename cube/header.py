@@ -27,7 +27,7 @@ MAX_IMAGES = 64
 """Directories of a file: 30 overviews (GDAL's limit), as many masks."""
 MAX_TAGS = 4096
 """Tags of a directory: libtiff's limit."""
-MAX_VALUE_BYTES = 2**24
+MAX_VALUE_BYTES = 2**22
 """Bytes of one tag's value, tile tables apart."""
 MAX_TILE_BYTES = 2**30
 """Bytes of one decoded tile."""
@@ -313,25 +313,25 @@ class _Image:
                 raise self.file.error(f"{self.name} has {tiles} tiles, but {count} tile {what} of type {kind}")
             self.load(tag, most=8 * tiles)
 
-    def list(self, tag: int) -> list[Any]:
+    def numbers(self, tag: int) -> list[Any]:
         return self.values[tag].tolist() if tag in self.values else []
 
-    def bytes(self, tag: int) -> bytes:
+    def raw(self, tag: int) -> bytes:
         return self.values[tag].tobytes() if tag in self.values else b""
 
     def text(self, tag: int) -> str:
-        return self.bytes(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
+        return self.raw(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
 
     @cached_property
     def sample_type(self) -> str:
         """Kind and bits of the samples ("u16"), or "mixed"."""
-        bits, formats = set(self.list(_Tag.BITS)) or {1}, set(self.list(_Tag.FORMAT)) or {1}
+        bits, formats = set(self.numbers(_Tag.BITS)) or {1}, set(self.numbers(_Tag.FORMAT)) or {1}
         return f"{_FORMATS.get(formats.pop(), 'u')}{bits.pop()}" if len(bits) == len(formats) == 1 else "mixed"
 
     @cached_property
     def tile_bytes(self) -> int:
         """Bytes of one decoded tile."""
-        bits = max(self.list(_Tag.BITS), default=1)
+        bits = max(self.numbers(_Tag.BITS), default=1)
         return math.prod(self.tile) * (self.samples // self.planes) * -(-bits // 8)
 
 
@@ -386,7 +386,7 @@ def _walk(file: _File) -> list[_Image]:
             todo.append((following, True))
         if len(seen) == 1:
             image.load(_Tag.SUBIFDS, most=8 * MAX_IMAGES)
-            todo += [(sub, False) for sub in reversed(image.list(_Tag.SUBIFDS))]
+            todo += [(sub, False) for sub in reversed(image.numbers(_Tag.SUBIFDS))]
     if not seen and not file.missing:
         raise file.error("has no image")
     return images
@@ -479,17 +479,10 @@ def _check_tiles(image: _Image, offsets: NDArray[np.uint64], lengths: NDArray[np
 
 def _dtype(image: _Image) -> np.dtype[Any]:
     """Return the dtype of the samples, or one that holds them if it is not covered."""
-    name = image.sample_type
-    if name in _DTYPES:
-        return np.dtype(f"{name[0]}{int(name[1:]) // 8}")
-    bits = max([int(b) for b in image.list(_Tag.BITS)] or [1])
-    if name[0] == "c":
-        return np.dtype("c16" if bits > 64 else "c8")
-    if name[0] == "f":
-        return np.dtype("f2" if bits <= 16 else "f4" if bits <= 32 else "f8")
-    return np.dtype(
-        name[0].replace("m", "u") + ("1" if bits <= 8 else "2" if bits <= 16 else "4" if bits <= 32 else "8")
-    )
+    kind = "u" if image.sample_type == "mixed" else image.sample_type[0]
+    bits = max(image.numbers(_Tag.BITS), default=1)
+    sizes = {"c": (8, 16), "f": (2, 4, 8)}.get(kind, (1, 2, 4, 8))
+    return np.dtype(f"{kind}{next((size for size in sizes if 8 * size >= bits), sizes[-1])}")
 
 
 def _pixel_reasons(levels: list[_Image]) -> Iterator[str]:
@@ -525,7 +518,7 @@ def _image_reasons(image: _Image) -> Iterator[str]:
 
 def _grid_reasons(main: _Image, transform: Affine | None) -> Iterator[str]:
     if transform is None:
-        has_points = len(main.list(_Tag.TIEPOINTS)) >= 6
+        has_points = len(main.numbers(_Tag.TIEPOINTS)) >= 6
         yield "ground control points instead of a transform" if has_points else "no georeferencing"
     elif transform.b or transform.d:
         yield "a rotated or sheared grid"
@@ -542,13 +535,13 @@ def _geokeys(main: _Image) -> GeoKeys | None:
     if directory[0] != 1 or len(directory) < size:  # GDAL ignores such keys
         return None
     return GeoKeys(
-        directory=tuple(directory[:size]), doubles=tuple(main.list(_Tag.GEO_DOUBLES)), ascii=main.bytes(_Tag.GEO_ASCII)
+        directory=tuple(directory[:size]), doubles=tuple(main.numbers(_Tag.GEO_DOUBLES)), ascii=main.raw(_Tag.GEO_ASCII)
     )
 
 
 def _transform(main: _Image, geokeys: GeoKeys | None) -> Affine | None:
     """Return what GDAL does: scale and first tiepoint, else the matrix; pixel-is-point moved to the corner."""
-    scale, tie, matrix = main.list(_Tag.PIXEL_SCALE), main.list(_Tag.TIEPOINTS), main.list(_Tag.MATRIX)
+    scale, tie, matrix = main.numbers(_Tag.PIXEL_SCALE), main.numbers(_Tag.TIEPOINTS), main.numbers(_Tag.MATRIX)
     if len(scale) >= 2 and scale[0] and scale[1]:
         if len(tie) < 6:
             return None
@@ -566,7 +559,7 @@ def _transform(main: _Image, geokeys: GeoKeys | None) -> Affine | None:
 
 def _height_scale(main: _Image, geokeys: GeoKeys | None) -> tuple[float, float] | None:
     """Return (scale, offset) where GDAL keeps those of heights: as z of the georeferencing, if the CRS has one."""
-    scale, tie = main.list(_Tag.PIXEL_SCALE), main.list(_Tag.TIEPOINTS)
+    scale, tie = main.numbers(_Tag.PIXEL_SCALE), main.numbers(_Tag.TIEPOINTS)
     if geokeys is None or geokeys.directory[:3] == (1, 1, 0) or main.samples > 1:
         return None
     keys = geokeys.numbers()
@@ -627,7 +620,7 @@ def _items(text: str) -> tuple[dict[tuple[int, str], str], bool]:
 
 def _alpha(main: _Image, items: dict[tuple[int, str], str]) -> int | None:
     """Return the first sample that is alpha by ExtraSamples, or by GDAL's word where that differs."""
-    extra = main.list(_Tag.EXTRA)
+    extra = main.numbers(_Tag.EXTRA)
     alphas = {main.samples - len(extra) + i for i, kind in enumerate(extra) if kind in (1, 2)}
     for (sample, role), text in items.items():
         if role == "colorinterp":
@@ -637,7 +630,7 @@ def _alpha(main: _Image, items: dict[tuple[int, str], str]) -> int | None:
 
 def _colormap(main: _Image, nodata: float | None) -> tuple[tuple[int, int, int, int], ...] | None:
     values = main.values.get(_Tag.COLORMAP)
-    bits = max(main.list(_Tag.BITS), default=1)
+    bits = max(main.numbers(_Tag.BITS), default=1)
     if values is None or values.itemsize > 2 or bits > 16 or values.size != 3 * 2**bits:
         return None
     table = values.reshape(3, -1).T.astype(np.int32)

@@ -6,7 +6,8 @@ import functools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,8 @@ class _TilePart:
             group = int(np.searchsorted(self._starts, index, side="right")) - 1
             table = self._groups.get(group)
             if table is None:
-                table = self._groups[group] = self._open().read_row_group(group).combine_chunks()
+                with _damage(self._href):
+                    table = self._groups[group] = self._open().read_row_group(group).combine_chunks()
                 if len(self._groups) > _OPEN_ROW_GROUPS:
                     self._groups.popitem(last=False)
             else:
@@ -110,9 +112,7 @@ class Manifest:
 
     def _load_sources(self) -> None:
         columns = ["href", "time", "bands", "row", "column", "width", "height", "byteorder", "samples", "interleave"]
-        tables = [
-            _parquet(join(self.url, part["sources"])).read(columns=[*columns, "tiles_row"]) for part in self._parts
-        ]
+        tables = [_read_table(join(self.url, part["sources"]), [*columns, "tiles_row"]) for part in self._parts]
         table = pa.concat_tables(tables).combine_chunks()
         self._table = table
         self._part = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
@@ -217,7 +217,7 @@ class Manifest:
 
     def source_table(self) -> pa.Table:
         """Return every column of every source, as stored; loaded anew each time."""
-        return pa.concat_tables([_parquet(join(self.url, part["sources"])).read() for part in self._parts])
+        return pa.concat_tables([_read_table(join(self.url, part["sources"]), None) for part in self._parts])
 
 
 def parent(url: str) -> str:
@@ -243,10 +243,21 @@ def open_manifest(url: str, version: str | None = None) -> Manifest:
     """
     url = absolute(url.rstrip("/"))
     if version is None:
-        version = _read_json(url, POINTER).get("version")
+        pointer = _read_json(url, POINTER)
+        _require_format(url, pointer)
+        version = pointer.get("version")
         if not isinstance(version, str) or not version.isalnum():
             raise ManifestError(f"{join(url, POINTER)} names no version; it was not written by cogcube or is damaged")
     return _open_version(url, version)
+
+
+def _require_format(url: str, data: Mapping[str, Any]) -> None:
+    if data.get("format") != FORMAT:
+        raise ManifestError(f"{url} is not a cube's manifest: its format is {data.get('format')!r}, not {FORMAT!r}")
+    if data.get("schema") != SCHEMA:
+        raise ManifestError(
+            f"{url} has manifest schema {data.get('schema')!r}; this release reads {SCHEMA}: upgrade cogcube"
+        )
 
 
 def _open_version(url: str, version: str) -> Manifest:
@@ -257,12 +268,7 @@ def _open_version(url: str, version: str) -> Manifest:
             _opened.move_to_end(key)
             return found
     snapshot = _read_json(url, snapshot_name(version))
-    if snapshot.get("format") != FORMAT:
-        raise ManifestError(f"{url} is not a cube's manifest: its format is {snapshot.get('format')!r}, not {FORMAT!r}")
-    if snapshot.get("schema") != SCHEMA:
-        raise ManifestError(
-            f"{url} has manifest schema {snapshot.get('schema')!r}; this release reads {SCHEMA}: upgrade cogcube"
-        )
+    _require_format(url, snapshot)
     try:
         manifest = Manifest(url, version, snapshot)
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
@@ -296,14 +302,28 @@ def _read_json(url: str, name: str) -> dict[str, Any]:
 
 
 def _parquet(href: str) -> pq.ParquetFile:
+    path = local_path(href)
     try:
-        path = local_path(href)
-        return pq.ParquetFile(path if path is not None else pa.PythonFile(open_file(href), mode="r"), pre_buffer=False)
-    except FileNotFoundError:
-        raise ManifestError(f"{href} is missing from the manifest; build it again") from None
+        with _damage(href):
+            file = path if path is not None else pa.PythonFile(open_file(href), mode="r")
+            return pq.ParquetFile(file, pre_buffer=False)
     except SourceNotFoundError:
         raise ManifestError(f"{href} is missing from the manifest; build it again") from None
     except ReadError as error:
         raise ManifestError(f"{href} of the manifest cannot be read: {error.reason}") from None
-    except pa.ArrowException as error:
+
+
+def _read_table(href: str, columns: list[str] | None) -> pa.Table:
+    with _damage(href):
+        return _parquet(href).read(columns=columns)
+
+
+@contextmanager
+def _damage(href: str) -> Iterator[None]:
+    """Name the file in what pyarrow raises on a damaged one."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ManifestError(f"{href} is missing from the manifest; build it again") from None
+    except (OSError, pa.ArrowException) as error:
         raise ManifestError(f"{href} of the manifest is damaged ({error}); build it again") from None

@@ -21,7 +21,6 @@ type _Times = list[np.datetime64 | None]
 type _Rows = list[list[str]]
 """The tokens of each name."""
 
-_SHOWN = 3
 _TIFF_SUFFIX = re.compile(r"\.tiff?$", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\W_]+")
 _BAND_LIKE = re.compile(
@@ -31,9 +30,7 @@ _BAND_LIKE = re.compile(
 
 def href_path(href: str) -> str:
     """The path in a URL (decoded), or a local path, with forward slashes."""
-    if "://" in href:
-        return unquote(urlsplit(href).path)
-    return href.replace("\\", "/")
+    return unquote(urlsplit(href).path) if "://" in href else href.replace("\\", "/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +50,8 @@ class Fields:
 # zeros and raises on a day 99; fixed widths and strptime do not.
 _DIRECTIVES = {
     "Y": r"\d{4}",
-    "y": r"\d{2}",
-    "m": r"\d{2}",
-    "d": r"\d{2}",
+    **dict.fromkeys("mdHMSy", r"\d{2}"),
     "j": r"\d{3}",
-    "H": r"\d{2}",
-    "M": r"\d{2}",
-    "S": r"\d{2}",
     "f": r"\d{1,6}",
     "b": r"[A-Za-z]{3}",
     "B": r"[A-Za-z]+",
@@ -115,7 +107,7 @@ def match_all(hrefs: Sequence[str], pattern: Pattern) -> list[Fields]:
     missed = [href for href, fields in zip(hrefs, found, strict=True) if fields is None]
     if not missed:
         return [fields for fields in found if fields is not None]
-    names = ", ".join(href_path(href).rpartition("/")[2] for href in missed[:_SHOWN])
+    names = ", ".join(href_path(href).rpartition("/")[2] for href in missed[:3])
     if len(missed) == len(hrefs):
         raise BuildError(
             f"the pattern {pattern.text!r} matches none of {len(hrefs)} files, such as {names}; "
@@ -199,9 +191,11 @@ _WEAK = (
 """(tokens, format, form) of numbers that are dates only if all names of an archive say so."""
 
 
-def _strong_date(text: str) -> tuple[np.datetime64, re.Match[str], str] | None:
-    """The first date in a text, where it stands, and its strptime format."""
+def _strong_date(text: str, start: int = 0) -> tuple[np.datetime64, re.Match[str], str] | None:
+    """The first date in a text that ends behind `start`, where it stands, and its strptime format."""
     for found in _STRONG.finditer(text):
+        if found.end() <= start:
+            continue
         sep, clock = found["sep"] or "", found["c"] or ""
         spec = "%Y%j" if found["j"] else f"%Y{sep}%m{sep}%d"
         if found["H"]:
@@ -212,37 +206,37 @@ def _strong_date(text: str) -> tuple[np.datetime64, re.Match[str], str] | None:
     return None
 
 
-def _tails(hrefs: Sequence[str]) -> list[str]:
-    """The paths below the folder that all files share, without the TIFF suffix."""
-    parts = [href_path(href).split("/") for href in hrefs]
-    columns = zip(*(folders[:-1] for folders in parts), strict=False)
-    shared = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
-    return [_TIFF_SUFFIX.sub("", "/".join(folders[shared:])) for folders in parts]
+def _shared_length(paths: Sequence[str]) -> int:
+    """How many characters the folders take that all paths share."""
+    columns = zip(*(path.split("/")[:-1] for path in paths), strict=False)
+    return sum(len(column[0]) + 1 for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _tokens(text: str) -> list[str]:
     return [token for token in _SEPARATORS.split(text) if token]
 
 
-def _dates(tails: Sequence[str], footprints: Sequence[Hashable], samples: Sequence[int]) -> tuple[_Times, _Rows]:
-    """The date of each name, and the name's tokens without it."""
-    strong = [_strong_date(tail) for tail in tails]
+def _dates(hrefs: Sequence[str], footprints: Sequence[Hashable], samples: Sequence[int]) -> tuple[_Times, _Rows]:
+    """The date of each name, and the name's tokens without it; shared folders are no part of the name."""
+    paths = [_TIFF_SUFFIX.sub("", href_path(href)) for href in hrefs]
+    start = _shared_length(paths)
+    strong = [_strong_date(path, start) for path in paths]
     if any(strong):
         times = [found[0] if found else None for found in strong]
         rests = [
-            f"{tail[: found[1].start()]} {tail[found[1].end() :]}" if found else tail
-            for tail, found in zip(tails, strong, strict=True)
+            f"{path[start : found[1].start()]} {path[found[1].end() :]}" if found else path[start:]
+            for path, found in zip(paths, strong, strict=True)
         ]
         return times, [_tokens(rest) for rest in rests]
-    tokens = [_tokens(tail) for tail in tails]
-    shortest = min(len(row) for row in tokens)
+    tokens = [_tokens(path[start:]) for path in paths]
+    shortest = min(map(len, tokens))
     for width, spec, form in _WEAK:
         for position in (*range(shortest - width + 1), *range(-shortest, 1 - width)):
             weak = [_weak_date(row[position:][:width], spec, form) for row in tokens]
             others = [row[:position] + row[position:][width:] for row in tokens]
             if _are_dates(weak, others, footprints, samples):
                 return weak, others
-    return [None] * len(tails), tokens
+    return [None] * len(hrefs), tokens
 
 
 def _weak_date(tokens: Sequence[str], spec: str, form: re.Pattern[str]) -> np.datetime64 | None:
@@ -284,7 +278,7 @@ def infer_fields(hrefs: Sequence[str], footprints: Sequence[Hashable], samples: 
     """
     if not hrefs:
         return []
-    times, tokens = _dates(_tails(hrefs), footprints, samples)
+    times, tokens = _dates(hrefs, footprints, samples)
     groups: dict[tuple[Hashable, np.datetime64 | None], list[int]] = {}
     for index, key in enumerate(zip(footprints, times, strict=True)):
         groups.setdefault(key, []).append(index)
@@ -333,8 +327,7 @@ def _by_vocabulary(tokens: _Rows, footprints: Sequence[Hashable], groups: Sequen
 
 
 def _shared(rows: Iterable[list[str]]) -> Counter[str]:
-    counts: Iterable[Counter[str]] = map(Counter, rows)
-    return reduce(and_, counts)
+    return reduce(and_, (Counter(row) for row in rows))
 
 
 _MARK = "\u16a0"
@@ -361,21 +354,21 @@ def _suggest_fields(stems: Sequence[str]) -> str | None:
         return None
     columns = list(zip(*rows, strict=True))
     spec = marked[0][1]
-    pieces = [_literal(column[0]) if len(set(column)) == 1 else "" for column in columns]
+    pieces = [_literal(column[0]) if len(set(column)) == 1 else None for column in columns]
     for at, column in enumerate(columns):
         weak = next((weak for _, weak, form in _WEAK if all(map(form.fullmatch, column)) and column[0].isdigit()), "")
-        if weak and not spec and not pieces[at]:
+        if weak and not spec and pieces[at] is None:
             spec, pieces[at] = weak, _MARK
-    varying = [at for at, piece in enumerate(pieces) if not piece]
+    varying = [at for at, piece in enumerate(pieces) if piece is None]
     if len(set(stems)) == 1:
-        varying = [at for at, piece in enumerate(pieces) if at % 2 == 0 and _MARK not in piece][-1:]
+        varying = [at for at, column in enumerate(columns) if at % 2 == 0 and column[0] and _MARK not in column[0]][-1:]
     if any(at % 2 or any(_MARK in text for text in columns[at]) for at in varying):
         return None
     band = next((at for at in varying if all(map(_BAND_LIKE.fullmatch, columns[at]))), max(varying, default=-1))
     others = iter(["tile", *(f"part{number}" for number in range(2, len(varying)))])
     for at in varying:
         pieces[at] = "{band}" if at == band else f"{{{next(others)}}}"
-    return "".join(pieces).replace(_MARK, f"{{time:{spec}}}")
+    return "".join(piece or "" for piece in pieces).replace(_MARK, f"{{time:{spec}}}")
 
 
 def _even(rows: _Rows) -> _Rows | None:

@@ -47,6 +47,8 @@ class Piece(NamedTuple):
     offset: int
     length: int
     """0 is a tile that the file leaves out."""
+    tile: tuple[int, int]
+    """Column and row of the tile in its image."""
     tile_y: int
     tile_x: int
     y: int
@@ -154,6 +156,7 @@ def _pieces(
                 Piece(
                     offset=int(image.offsets[plane, j, i]),
                     length=int(image.lengths[plane, j, i]),
+                    tile=(i, j),
                     tile_y=y0 - j * height,
                     tile_x=x0 - i * width,
                     y=y0 + down,

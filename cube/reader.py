@@ -13,6 +13,7 @@ from cube.errors import ReadError, SelectionError, SourceError
 from cube.grid import Window
 from cube.io import loop
 from cube.io.ranges import RangeRequest, byte_budget, plan_requests, read_range
+from cube.io.stores import sign
 from cube.manifest import Manifest, open_manifest
 from cube.plan import Piece, ReadPlan, SourceRead, plan_read
 from cube.settings import get_settings
@@ -142,11 +143,16 @@ def _merge(source: SourceRead) -> list[_Fetch]:
 async def _fetch_and_place(fetch: _Fetch, spec: CubeSpec, outputs: _Outputs) -> None:
     request, running = fetch.request, asyncio.get_running_loop()
     async with byte_budget().hold_bytes(request.stop - request.start):
-        signed = spec.patch_url(fetch.href) if spec.patch_url is not None else None
-        data = await read_range(fetch.href, request.start, request.stop, signed=signed)
+        try:
+            signed = sign(fetch.href, spec.patch_url)
+            data = await read_range(fetch.href, request.start, request.stop, signed=signed)
+        except ReadError as error:
+            more = f" and {len(fetch.pieces) - 1} more" if len(fetch.pieces) > 1 else ""
+            where = f"{_name(fetch.pieces[0], spec.level)}{more}"
+            raise type(error)(error.href, f"{where}: {error.reason}") from error.__cause__
         await asyncio.gather(
             *[
-                running.run_in_executor(loop.decode_pool(), _place_all, fetch, data, batch, outputs)
+                running.run_in_executor(loop.decode_pool(), _place_all, fetch, data, batch, spec.level, outputs)
                 for batch in _batches(fetch.pieces)
             ]
         )
@@ -164,11 +170,15 @@ def _batches(pieces: list[Piece]) -> list[list[Piece]]:
     return batches
 
 
-def _place_all(fetch: _Fetch, data: memoryview, pieces: list[Piece], outputs: _Outputs) -> None:
+def _name(piece: Piece, level: int) -> str:
+    return f"tile {piece.tile} of level {level}"
+
+
+def _place_all(fetch: _Fetch, data: memoryview, pieces: list[Piece], level: int, outputs: _Outputs) -> None:
     for piece in pieces:
         begin = piece.offset - fetch.request.start
         try:
             place_tile(data[begin : begin + piece.length], piece, outputs)
         except DecodeError as error:
             where = f"bytes {piece.offset}-{piece.offset + piece.length - 1}"
-            raise ReadError(fetch.href, f"the tile at {where} is damaged: {error}") from None
+            raise ReadError(fetch.href, f"{_name(piece, level)} ({where}) is damaged: {error}") from None

@@ -11,6 +11,7 @@ from cube.errors import HeaderError, SourceError
 from cube.header import ByteParts, Header, MissingBytesError, parse_header
 from cube.io import loop
 from cube.io.ranges import plan_requests, read_head, read_range
+from cube.io.stores import sign
 from cube.settings import get_settings
 from cube.source import Source
 
@@ -82,7 +83,7 @@ async def _scan_all(
 async def _scan(source: Source, patch_url: Callable[[str], str] | None) -> ScannedSource:
     settings = get_settings()
     href = source.href
-    signed = patch_url(href) if patch_url is not None else None
+    signed = sign(href, patch_url)
     head = await read_head(href, settings.header_bytes, signed=signed)
     parts = ByteParts(head.size)
     parts.add(0, head.data)

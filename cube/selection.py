@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -131,7 +132,10 @@ def _times(manifest: Manifest, time: str | tuple[str, str] | None) -> tuple[int,
         return (0,)
     if time is None:
         return tuple(range(len(manifest.times)))
-    first, last = (time, time) if isinstance(time, str) else time
+    bounds: Any = (time, time) if isinstance(time, str) else time
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise SelectionError(f"time={time!r}: give a date as text ('2024', '2024-06-01'), or (first, last)")
+    first, last = bounds
     start, stop = _instant(first), _after(last)
     found = np.flatnonzero((manifest.times >= start) & (manifest.times < stop))
     if not len(found):

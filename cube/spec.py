@@ -19,6 +19,8 @@ class Band:
     """The stored number that means "no data"; NaN possible; None where every number is a value."""
     hole: float = 0
     """What a pixel holds where no source covers it; equal to `nodata` where there is one."""
+    sparse: float = 0
+    """What a tile holds that its file leaves out: GDAL's rule, the file's own nodata, else 0."""
     scale: float = 1.0
     offset: float = 0.0
     """Physical value = stored number * scale + offset."""
@@ -28,11 +30,6 @@ class Band:
     classes: tuple[tuple[int, str], ...] = ()
     """(value, meaning) of a categorical band."""
 
-    @property
-    def sparse(self) -> float:
-        """What a tile that the file leaves out holds: GDAL's rule, the file's nodata, else 0."""
-        return 0 if self.nodata is None else self.nodata
-
     def to_json(self) -> dict[str, Any]:
         """Return the band as JSON values; NaN and infinities as strings, since JSON has none."""
         return {key: _plain(value) for key, value in asdict(self).items()}
@@ -41,7 +38,7 @@ class Band:
     def from_json(cls, data: Mapping[str, Any]) -> Band:
         """Return the band that `to_json` wrote."""
         values = dict(data)
-        for key in ("nodata", "hole"):
+        for key in ("nodata", "hole", "sparse"):
             if isinstance(values.get(key), str):
                 values[key] = float(values[key])
         values["aliases"] = tuple(values.get("aliases", ()))

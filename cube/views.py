@@ -127,7 +127,7 @@ def _lazy(
     attributes = {"long_name": how, "units": "1", "valid_range": [-1.0, 1.0], "reference": index.source}
     dims = ("y", "x") if labels is None else ("time", "y", "x")
     array = xr.DataArray(data, coords, dims, view.index, attributes)
-    array.encoding["grid_mapping"] = conventions.SPATIAL_REF
+    array.encoding |= {"grid_mapping": conventions.SPATIAL_REF, "coordinates": conventions.SPATIAL_REF}
     return array
 
 

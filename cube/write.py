@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ import xarray as xr
 from cube.errors import CubeError
 
 _TILE = 512
+_GAMMA = 0.75
+_BRIGHT = 5
+"""White in a picture is at most this many times the median's distance from black."""
 
 
 def write_cog(
@@ -91,7 +95,10 @@ def write_zarr(path: str | Path, dataset: xr.Dataset) -> None:
         raise CubeError(f"{path} is there and is no Zarr store; choose another name")
     with _temporary_folder(path) as folder:
         try:
-            dataset.to_zarr(folder / "whole", mode="w", zarr_format=3, consolidated=True)
+            with warnings.catch_warnings():
+                # Consolidated metadata saves every reader a request an array; zarr warns that v3's text lacks it.
+                warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+                dataset.to_zarr(folder / "whole", mode="w", zarr_format=3, consolidated=True)
             if path.exists():
                 path.rename(folder / "old")
             (folder / "whole").rename(path)
@@ -105,8 +112,6 @@ def write_png(path: str | Path, rgba: np.ndarray) -> None:
     Raises:
         CubeError: The file cannot be written.
     """
-    import warnings
-
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -145,15 +150,20 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def stretch(bands: Sequence[np.ndarray]) -> np.ndarray:
-    """Return uint8 RGBA (rows, columns, 4) of one or three float bands, 2nd to 98th percentile, NaN transparent."""
+    """Return uint8 RGBA (rows, columns, 4) of one or three float bands, NaN transparent.
+
+    Stretched from the 2nd percentile to the 98th, or to where outliers begin.
+    """
     alpha = np.all([np.isfinite(band) for band in bands], axis=0)
     shown = [np.zeros(alpha.shape, "uint8") for _ in bands]
     if alpha.any():
         # One stretch for all three bands keeps the colours.
-        low, high = np.percentile(np.concatenate([band[alpha] for band in bands]), (2, 98))
+        low, middle, high = np.percentile(np.concatenate([band[alpha] for band in bands]), (2, 50, 98))
+        # Clouds are ten times brighter than land: let them saturate rather than darken all else.
+        high = min(high, low + _BRIGHT * (middle - low)) if middle > low else high
         span = max(high - low, np.finfo("float32").tiny)
         for out, band in zip(shown, bands, strict=True):
-            out[alpha] = np.clip((band[alpha] - low) / span * 255, 0, 255).astype("uint8")
+            out[alpha] = (np.clip((band[alpha] - low) / span, 0, 1) ** _GAMMA * 255).astype("uint8")
     red, green, blue = shown if len(shown) == 3 else (shown[0],) * 3
     return np.stack([red, green, blue, np.where(alpha, 255, 0).astype("uint8")], axis=-1)
 

@@ -1,4 +1,4 @@
-"""Zarr's metadata documents of a cube, version 2 and 3, both consolidated: what each array is, and how it is written."""
+"""What Zarr says of a cube: its arrays, their metadata documents in version 2 and 3, and how chunks are encoded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from cube.manifest import Manifest
 from cube.spec import Band
 
 type ZarrFormat = Literal[2, 3]
+
+CF_VERSION = "CF-1.11"
 
 # Of the codecs that every client has (zarr-python, GDAL, zarrita, numcodecs.js), the fastest by far: 1.0 ms for
 # 1024 x 1024 uint16, zstd 1 with shuffle 2.6 ms, gzip 1 5.8 ms; decoded faster, too.
@@ -58,6 +60,10 @@ class ZarrArray:
     """Of version 2; the chunks of version 3 are all Blosc."""
     filters: tuple[Mapping[str, Any], ...] = ()
     """Of version 2."""
+    crs: Mapping[str, Any] | None = None
+    """GDAL's `_CRS` attribute, of version 2: GDAL up to 3.11 reads no other version and finds the CRS nowhere else.
+
+    Newer ones follow `grid_mapping`, and an attribute that is a mapping keeps xarray from writing netCDF."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -65,12 +71,12 @@ class ZarrArray:
         return tuple(-(-length // chunk) for length, chunk in zip(self.shape, self.chunks, strict=True))
 
 
-def band_array(manifest: Manifest, band: Band, level: int, chunks: tuple[int, int], **codecs: Any) -> ZarrArray:
-    """Return one band's array at a level, in chunks of one date and (rows, columns)."""
+def band_array(manifest: Manifest, band: Band, level: int, chunks: tuple[int, int]) -> ZarrArray:
+    """Return one band's array at a level, in chunks of one date and (rows, columns), Blosc and without filters."""
     grid, times = manifest.grid_at(level), manifest.times
     attributes = conventions.band_attributes(band)
-    # Both: "coordinates" makes spatial_ref a coordinate after a plain open, where "grid_mapping" alone does not.
-    attributes |= {"coordinates": conventions.SPATIAL_REF, "_CRS": conventions.gdal_crs(grid.crs)}
+    # Beside "grid_mapping", as that alone does not make spatial_ref a coordinate after a plain open.
+    attributes["coordinates"] = conventions.SPATIAL_REF
     timeless = times is None
     return ZarrArray(
         name=band.name,
@@ -81,7 +87,7 @@ def band_array(manifest: Manifest, band: Band, level: int, chunks: tuple[int, in
         attributes=attributes,
         fill=conventions.fill_value(band),
         padding=band.hole,
-        **({"compressor": BLOSC} | codecs),
+        compressor=BLOSC,
     )
 
 
@@ -115,7 +121,7 @@ def coordinate_arrays(manifest: Manifest, level: int) -> list[tuple[ZarrArray, n
 
 def root_attributes(manifest: Manifest) -> dict[str, Any]:
     """Return the attributes of the group that holds the arrays."""
-    return dict(manifest.attributes) | {"Conventions": conventions.CF_VERSION}
+    return dict(manifest.attributes) | {"Conventions": CF_VERSION}
 
 
 def render_v3(attributes: Mapping[str, Any], arrays: Iterable[ZarrArray]) -> dict[str, bytes]:
@@ -135,7 +141,8 @@ def render_v2(attributes: Mapping[str, Any], arrays: Iterable[ZarrArray]) -> dic
     documents: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
     for array in arrays:
         documents[f"{array.name}/.zarray"] = _array_v2(array)
-        documents[f"{array.name}/.zattrs"] = dict(array.attributes) | {"_ARRAY_DIMENSIONS": list(array.dims)}
+        attributes_v2 = {"_ARRAY_DIMENSIONS": list(array.dims)} | ({} if array.crs is None else {"_CRS": array.crs})
+        documents[f"{array.name}/.zattrs"] = dict(array.attributes) | attributes_v2
     rendered = {key: _dump(document) for key, document in documents.items()}
     return rendered | {".zmetadata": _dump({"zarr_consolidated_format": 1, "metadata": documents})}
 

@@ -30,10 +30,10 @@ def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, A
     Raises:
         SelectionError: A dimension that the cube does not have, or a length that is none.
     """
-    if isinstance(chunks, str):
-        if chunks != "auto":
-            raise SelectionError(f"chunks={chunks!r}: give 'auto', None or lengths by dimension")
+    if chunks == "auto":
         chunks = {}
+    if not isinstance(chunks, Mapping):
+        raise SelectionError(f"chunks={chunks!r}: give 'auto', None or lengths by dimension")
     unknown = set(chunks) - set(selection.dims)
     if unknown:
         raise SelectionError(f"chunks={dict(chunks)!r}: the cube's dimensions are {', '.join(selection.dims)}")
@@ -63,9 +63,9 @@ def tile_shape(manifest: Manifest, level: int) -> tuple[int, int]:
 def _step(dim: str, asked: Any, length: int) -> int | None:
     if asked is None or asked == "auto":
         return None
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked == 0 or asked < -1:
+    if isinstance(asked, bool) or not isinstance(asked, (int, np.integer)) or asked == 0 or asked < -1:
         raise SelectionError(f"chunks: {dim}={asked!r} is no length; give an int, -1 for all, or 'auto'")
-    return length if asked == -1 else min(asked, length)
+    return length if asked == -1 else min(int(asked), length)
 
 
 def _tiles(pixels: int, tile: tuple[int, int], rows: int | None, columns: int | None) -> tuple[int, int]:

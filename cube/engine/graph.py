@@ -26,9 +26,10 @@ def band_arrays(selection: Selection, blocks: Blocks) -> dict[str, da.Array]:
     xarray's own chunking makes an array a variable, each with its own reads: a computation over two bands pays two
     round trips a block. Here all variables stand on one `ReadLayer`, which reads a block's bands together.
     """
-    base = ReadLayer(
-        f"cube-read-{tokenize(selection.spec, selection.times, selection.window, blocks)}", selection, blocks
-    )
+    # The bands, too: dask merges layers by name, and one of another selection would lack this one's.
+    names = [band.name for _, band in selection.bands]
+    token = tokenize(selection.spec, names, selection.times, selection.window, blocks)
+    base = ReadLayer(f"cube-read-{token}", selection, blocks)
     arrays = {}
     for name, band in selection.bands:
         alias = f"cube-{name}-{base.name.removeprefix('cube-read-')}"

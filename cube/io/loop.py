@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from cube.errors import CubeError
 from cube.settings import get_settings
 
 
@@ -54,10 +55,16 @@ class _Runtime:
 
 _lock = threading.Lock()
 _runtime: _Runtime | None = None
+_orphan = False
 
 
 def _get() -> _Runtime:
     global _runtime  # noqa: PLW0603 - the one mutable of the module
+    if _orphan:
+        raise CubeError(
+            "this process was forked from one that had already read with cube, and reading threads do not outlive a fork; "
+            "start it by multiprocessing's 'spawn' or 'forkserver', or fork before the first read"
+        )
     runtime = _runtime
     if runtime is None:
         with _lock:
@@ -67,9 +74,18 @@ def _get() -> _Runtime:
     return runtime
 
 
+def _get_for(coroutine: Coroutine[Any, Any, Any]) -> _Runtime:
+    try:
+        return _get()
+    except CubeError:
+        coroutine.close()
+        raise
+
+
 def _forget() -> None:
-    """In a forked child the loop's thread does not exist; the child makes its own."""
-    global _runtime, _lock
+    """In a forked child neither the loop's thread exists nor obstore's, which nothing starts again: it would hang."""
+    global _runtime, _lock, _orphan  # noqa: PLW0603 - what a fork leaves behind
+    _orphan = _orphan or _runtime is not None
     _runtime, _lock = None, threading.Lock()
 
 
@@ -85,7 +101,7 @@ if hasattr(os, "register_at_fork"):
 
 def run[T](coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the I/O loop and return its result; blocks, so never call it from that loop."""
-    runtime = _get()
+    runtime = _get_for(coroutine)
     if threading.current_thread() is runtime._thread:  # noqa: SLF001
         coroutine.close()
         raise RuntimeError("cube.io.loop.run() was called on the I/O loop itself, which would wait for itself for ever")
@@ -99,7 +115,7 @@ def run[T](coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def bridge[T](coroutine: Coroutine[Any, Any, T]) -> T:
     """Await, from any event loop, a coroutine that runs on the I/O loop; cancellation goes through."""
-    runtime = _get()
+    runtime = _get_for(coroutine)
     if asyncio.get_running_loop() is runtime.loop:
         return await coroutine
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, runtime.loop))

@@ -14,6 +14,7 @@ from datetime import datetime
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import ObjectStore
 
 from cube.errors import ReadError, SourceNotFoundError
 from cube.io import loop, trace
@@ -24,6 +25,7 @@ type Buffer = memoryview
 """The bytes of one range, read-only."""
 
 _STATUS = re.compile(r"status code: (\d{3})")
+_URL = re.compile(r"\w+://\S+")
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
@@ -160,7 +162,7 @@ async def read_range(href: str, start: int, stop: int, *, signed: str | None = N
         SourceNotFoundError: There is no such object.
         ReadError: It could not be read, or is shorter than `stop`.
     """
-    store, path = locate(signed or href)
+    store, path = _locate(href, signed)
 
     async def once() -> Buffer:
         data = memoryview(await obstore.get_range_async(store, path, start=start, end=stop))
@@ -178,7 +180,7 @@ async def read_head(href: str, nbytes: int, *, signed: str | None = None) -> Hea
         SourceNotFoundError: There is no such object.
         ReadError: It could not be read.
     """
-    store, path = locate(signed or href)
+    store, path = _locate(href, signed)
 
     async def once() -> Head:
         result = await obstore.get_async(store, path, options={"range": (0, nbytes)})
@@ -212,6 +214,13 @@ async def read_all(href: str, *, max_bytes: int) -> bytes:
     return await _attempts(redact(href), 0, 0, once)
 
 
+def _locate(href: str, signed: str | None) -> tuple[ObjectStore, str]:
+    try:
+        return locate(signed or href)
+    except ReadError as error:
+        raise type(error)(href, error.reason) from None  # named by what the user knows, never by what was signed
+
+
 class _TruncatedError(Exception):
     """Fewer bytes came than the store promised."""
 
@@ -228,7 +237,7 @@ async def _attempts[T](href: str, start: int, stop: int, once: Callable[[], Awai
                 result = await once()
             failed = False
             return result
-        except (BaseError, OSError, _TruncatedError) as caught:
+        except (BaseError, OSError, ValueError, _TruncatedError) as caught:  # ValueError: a name that no store can hold
             error = caught
         finally:
             seconds = time.perf_counter() - began
@@ -250,7 +259,7 @@ def _status(error: Exception) -> int | None:
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, _TruncatedError):
         return True
-    if isinstance(error, (OSError, PermissionDeniedError, UnauthenticatedError)):
+    if isinstance(error, (OSError, ValueError, PermissionDeniedError, UnauthenticatedError)):
         return False
     status = _status(error)
     return status in _TRANSIENT or (status is None and "HTTP error" in str(error))
@@ -264,7 +273,9 @@ def _read_error(href: str, start: int, stop: int, error: Exception, attempts: in
         return ReadError(href, f"access denied ({status or 403}): credentials are missing, expired or not enough")
     if status in (409, 412):
         return ReadError(href, f"the object changed while it was read ({status})")
-    first = redact(str(error).split("\n", 1)[0])
+    if status == 416 or "Requested range was invalid" in str(error):
+        return ReadError(href, f"ends before byte {start}: it is empty, or was cut off after it was scanned")
+    first = _URL.sub("…", str(error).split("\n", 1)[0])  # the message begins with the URL; this one may be signed
     tried = f" after {attempts} attempts" if attempts > 1 else ""
     what = f"bytes {start}-{stop - 1} could not be read{tried}" if stop else f"could not be read{tried}"
     return ReadError(href, f"{what}: {f'the store answered {status}' if status else first}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -50,19 +51,29 @@ def join(base: str, name: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Return `text` without the query strings of its URLs, which may hold signatures."""
-    return re.sub(r"\?[^\s'\"`|,)]+", "?…", text)
+    """Return `text` without the user names and query strings of its URLs, which may hold passwords and signatures."""
+    return re.sub(r"\?[^\s'\"`|,)]+", "?…", re.sub(r"://[^/?#\s]*@", "://…@", text))
 
 
 def locate(href: str) -> tuple[ObjectStore, str]:
     """Return the store that holds `href`, and the object's path in it.
 
     Raises:
-        ReadError: The URL is of a scheme that no store reads.
+        SourceNotFoundError: It is a path in a folder that is not there.
+        ReadError: The URL is of a scheme that no store reads, or is damaged.
     """
+    try:
+        return _locate(href)
+    except (obstore.exceptions.BaseError, ValueError) as error:  # the latter for a port or host that is none
+        raise ReadError(redact(href), f"its store cannot be opened: {_first_line(error)}") from None
+
+
+def _locate(href: str) -> tuple[ObjectStore, str]:
     path = local_path(href)
     if path is not None:
         full = Path(absolute(href))
+        if not full.parent.is_dir():
+            raise SourceNotFoundError(href, "there is no such folder")
         return _local(full.parent.as_posix()), full.name
     parts = urlsplit(href)
     if parts.scheme in ("http", "https"):
@@ -72,6 +83,20 @@ def locate(href: str) -> tuple[ObjectStore, str]:
     raise ReadError(
         redact(href), f"no store reads {parts.scheme}:// URLs; use a path, http(s)://, az://, s3:// or gs://"
     )
+
+
+def sign(href: str, patch_url: Callable[[str], str] | None) -> str | None:
+    """Return the URL to fetch where a user's function makes one, else None.
+
+    Raises:
+        ReadError: The function failed.
+    """
+    if patch_url is None:
+        return None
+    try:
+        return patch_url(href)
+    except Exception as error:
+        raise ReadError(href, f"patch_url failed with {type(error).__name__}: {redact(str(error))}") from error
 
 
 def open_file(href: str) -> BinaryIO:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 1 << 18  # of a body, read and handed to the socket at a time: what a slow client costs in memory
 _HEAD_BYTES = 1 << 16  # the longest request head
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
+_http_date = functools.lru_cache(maxsize=1024)(functools.partial(formatdate, usegmt=True))
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -185,9 +186,7 @@ def _parse_head(head: bytes) -> _Request:
     request_line = re.fullmatch(r"([A-Z]+) /(\S*) HTTP/1\.([01])", first)
     if request_line is None or not all(":" in line for line in lines):
         raise _RefusalError(HTTPStatus.BAD_REQUEST)
-    headers: dict[str, str] = {}
-    for name, value in (line.split(":", 1) for line in lines):
-        headers[name.lower()] = ", ".join([*filter(None, [headers.get(name.lower())]), value.strip()])
+    headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
         raise _RefusalError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)  # nothing that is served here takes a body
     method, target, version = request_line.groups()
@@ -229,10 +228,11 @@ def _plan_answer(request: _Request, info: os.stat_result) -> tuple[bytes, int, i
         raise _RefusalError(HTTPStatus.METHOD_NOT_ALLOWED, "Allow: GET, HEAD")
     size, headers = info.st_size, request.headers
     etag = f'"{size:x}-{info.st_mtime_ns:x}"'
-    lines = [f"ETag: {etag}", f"Last-Modified: {formatdate(info.st_mtime, usegmt=True)}", "Accept-Ranges: bytes"]
-    if not {etag, "*"}.intersection(re.split(r"[\s,]+", headers.get("if-match", "*"))):
+    lines = [f"ETag: {etag}", f"Last-Modified: {_http_date(int(info.st_mtime))}", "Accept-Ranges: bytes"]
+    if "if-match" in headers and not {etag, "*"}.intersection(re.split(r"[\s,]+", headers["if-match"])):
         raise _RefusalError(HTTPStatus.PRECONDITION_FAILED)
-    if {etag, "*"}.intersection(re.split(r"[\s,]+", headers.get("if-none-match", "").replace("W/", ""))):
+    unless = headers.get("if-none-match", "").replace("W/", "")
+    if unless and {etag, "*"}.intersection(re.split(r"[\s,]+", unless)):
         raise _RefusalError(HTTPStatus.NOT_MODIFIED, *lines)
     status, wanted = HTTPStatus.OK, None
     if request.method == "GET" and headers.get("if-range", etag) == etag:
