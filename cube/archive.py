@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from cube.errors import BuildError, SourceError, UnsupportedSourceError
 from cube.grid import CommonGrid, Extent, common_grid
 from cube.io import loop
 from cube.io.ranges import read_all
-from cube.io.stores import absolute, is_url
+from cube.io.stores import absolute, is_url, redact
 from cube.manifest import Manifest, open_manifest
 from cube.naming import Fields, Pattern, infer_fields, match_all
 from cube.scan import ScannedSource, scan_sources
@@ -33,6 +34,7 @@ from cube.stac import is_stac, parse_stac, sources_from_stac
 _TIFF_ENDINGS = (".tif", ".tiff")
 _STAC_ENDINGS = (".json", ".geojson")
 _MOST_NAMED = 3
+_SIGNATURES = frozenset({"sig", "signature", "x-amz-signature", "x-goog-signature", "token", "access_token"})
 
 type Progress = Callable[[int, int], None]
 
@@ -73,19 +75,21 @@ def build(
     sources = list({(each.href, each.item): each for each in _sources(what, bands)}.values())
     if not sources:
         raise BuildError(f"{_describe(what)}: no COG was found; give a folder, a glob, URLs or STAC items of GeoTIFFs")
+    _refuse_signed(sources)
     scanned, errors = scan_sources(sources, patch_url=patch_url, progress=progress)
     errors += [error for each in scanned if (error := _refusal(each)) is not None]
     if errors:
         raise _many(errors, len(sources))
-    scanned = _named(scanned, pattern, bands)
+    scanned = _named(scanned, pattern)
+    taken = _only(scanned, bands) if bands is not None else [list(enumerate(each.source.bands)) for each in scanned]
+    scanned = [each for each, wanted in zip(scanned, taken, strict=True) if wanted]
+    taken = [wanted for wanted in taken if wanted]
     extents = [_extent(each) for each in scanned]
     grid = common_grid(extents)
-    chosen = _choose_bands(scanned, grid, extents, fill_value)
+    chosen = _choose_bands(scanned, taken, grid, fill_value)
     members = [
-        Member(
-            scanned=each, bands=tuple((band.name, i) for i, band in enumerate(each.source.bands)), row=row, column=col
-        )
-        for each, row, col in zip(scanned, grid.rows.tolist(), grid.columns.tolist(), strict=True)
+        Member(scanned=each, bands=tuple((band.name, i) for i, band in wanted), row=row, column=column)
+        for each, wanted, row, column in zip(scanned, taken, grid.rows.tolist(), grid.columns.tolist(), strict=True)
     ]
     name = name or (Path(to).name.removesuffix(".cube") if to is not None else _default_name(what))
     folder = (
@@ -138,6 +142,16 @@ def _from_text(text: str, bands: Sequence[str] | None) -> Iterable[Source]:
     return sources_from_stac(path, bands=bands) if ending in _STAC_ENDINGS else [_plain(path.as_posix())]
 
 
+def _refuse_signed(sources: Sequence[Source]) -> None:
+    for source in sources:
+        keys = {key.lower() for key, _ in parse_qsl(source.href.partition("?")[2], keep_blank_values=True)}
+        if keys & _SIGNATURES:
+            raise BuildError(
+                f"{redact(source.href)} carries a signature, which a manifest must not keep; give unsigned hrefs, and "
+                "patch_url= with the function that signs them"
+            )
+
+
 def _plain(href: str) -> Source:
     return Source(href=href, item=Path(href.partition("?")[0]).stem)
 
@@ -147,7 +161,8 @@ def _refusal(scanned: ScannedSource) -> SourceError | None:
     href, header = scanned.source.href, scanned.header
     if header.unsupported is not None:
         return UnsupportedSourceError(href, header.unsupported)
-    if header.geokeys is None or crs_from_geokeys(header.geokeys) is None:
+    crs = crs_from_geokeys(header.geokeys) if header.geokeys is not None else None
+    if crs is None or crs.is_engineering:
         return UnsupportedSourceError(
             href, "has no coordinate reference system; assign one (gdal_edit.py -a_srs EPSG:…)"
         )
@@ -162,7 +177,7 @@ def _many(errors: Sequence[SourceError], total: int) -> BuildError:
     return BuildError(f"{len(errors)} of {total} sources cannot be part of a cube:\n  {shown}{more}")
 
 
-def _named(scanned: list[ScannedSource], pattern: str | None, bands: Sequence[str] | None) -> list[ScannedSource]:
+def _named(scanned: list[ScannedSource], pattern: str | None) -> list[ScannedSource]:
     """Return the sources with every band named: by STAC, by the pattern, by the names' own logic, by the header."""
     plain = [i for i, each in enumerate(scanned) if not each.source.bands]
     hrefs = [scanned[i].source.href for i in plain]
@@ -171,7 +186,7 @@ def _named(scanned: list[ScannedSource], pattern: str | None, bands: Sequence[st
     elif len(plain) == 1:
         fields = [Fields()]  # one file is its bands; a date in its name is no axis
     else:
-        footprints = [(*tuple(scanned[i].header.transform or ()), *_size(scanned[i])) for i in plain]
+        footprints = [_footprint(scanned[i]) for i in plain]
         fields = infer_fields(hrefs, footprints, [scanned[i].header.samples for i in plain])
     named = list(scanned)
     for i, found in zip(plain, fields, strict=True):
@@ -179,22 +194,45 @@ def _named(scanned: list[ScannedSource], pattern: str | None, bands: Sequence[st
         time = source.time if source.time is not None else found.time
         source = replace(source, time=time, bands=_header_bands(scanned[i], found), properties=dict(found.extra))
         named[i] = replace(named[i], source=source)
-    if bands is None or not plain:
-        return named
-    return _only(named, bands)
+    for i, each in enumerate(named):
+        if len(each.source.bands) < each.header.samples:
+            named[i] = replace(each, source=replace(each.source, bands=_all_samples(each)))
+    return named
 
 
-def _only(scanned: list[ScannedSource], bands: Sequence[str]) -> list[ScannedSource]:
-    """Return the sources of some bands; only files whose bands are all left out disappear."""
-    known = {band.name for each in scanned for band in each.source.bands}
+def _footprint(scanned: ScannedSource) -> tuple[object, ...]:
+    """Return the ground that a source covers, the same for bands of other resolutions."""
+    extent = _extent(scanned)
+    a, _, c, _, e, f = extent.transform
+    height, width = extent.shapes[0]
+    return (extent.crs, *(round(edge, 5) for edge in (c, f, c + a * width, f + e * height)))
+
+
+def _all_samples(scanned: ScannedSource) -> tuple[BandInfo, ...]:
+    """Return a band for every sample, where the catalogue describes fewer than the file has."""
+    source, samples = scanned.source, scanned.header.samples
+    described = source.bands
+    if len(described) == 1 < samples:
+        return tuple(replace(described[0], name=f"{described[0].name}_{i + 1}", aliases=()) for i in range(samples))
+    asset = source.asset or source.item
+    return (*described, *(BandInfo(name=f"{asset}_{i + 1}") for i in range(len(described), samples)))
+
+
+def _only(scanned: list[ScannedSource], bands: Sequence[str]) -> list[list[tuple[int, BandInfo]]]:
+    """Return the wanted (sample, band) pairs of each source.
+
+    Raises:
+        BuildError: A band that no source has.
+    """
+    known = {name for each in scanned for band in each.source.bands for name in (band.name, *band.aliases)}
     unknown = [band for band in bands if band not in known]
     if unknown:
-        raise BuildError(f"bands {', '.join(unknown)} were asked for; the files have {', '.join(sorted(known))}")
-    return [each for each in scanned if any(band.name in bands for band in each.source.bands)]
-
-
-def _size(scanned: ScannedSource) -> tuple[int, int]:
-    return scanned.header.levels[0].height, scanned.header.levels[0].width
+        names = sorted({band.name for each in scanned for band in each.source.bands})
+        raise BuildError(f"bands {', '.join(unknown)} were asked for; the sources have {', '.join(names)}")
+    return [
+        [(i, band) for i, band in enumerate(each.source.bands) if not {band.name, *band.aliases}.isdisjoint(bands)]
+        for each in scanned
+    ]
 
 
 def _header_bands(scanned: ScannedSource, fields: Fields) -> tuple[BandInfo, ...]:
@@ -236,7 +274,10 @@ _crs_texts: dict[Any, str] = {}
 
 
 def _choose_bands(
-    scanned: Sequence[ScannedSource], grid: CommonGrid, extents: Sequence[Extent], fill_value: float | None
+    scanned: Sequence[ScannedSource],
+    taken: Sequence[Sequence[tuple[int, BandInfo]]],
+    grid: CommonGrid,
+    fill_value: float | None,
 ) -> list[Band]:
     """Return the bands in order of first appearance, each with its one encoding; refuses overlaps and mixed time."""
     dated = sum(each.source.time is not None for each in scanned)
@@ -245,23 +286,14 @@ def _choose_bands(
         raise BuildError(f"{dated} of {len(scanned)} sources have a time and {undated} has none; build a cube of each")
     samples: dict[str, list[Sample]] = defaultdict(list)
     places: dict[str, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for i, each in enumerate(scanned):
-        for index, info in enumerate(each.source.bands):
+    for i, (each, wanted) in enumerate(zip(scanned, taken, strict=True)):
+        for index, info in wanted:
             samples[info.name].append(Sample(scanned=each, index=index, info=info))
             places[info.name][each.source.time].append(i)
-    times: list[np.datetime64 | None] = [
-        *sorted({each.source.time for each in scanned if each.source.time is not None})
-    ]
-    boxes = np.stack(
-        [grid.columns, grid.rows, grid.columns + _widths(extents), grid.rows + _heights(extents)], axis=1
-    ).astype("float64")
+    times: list[Any] = sorted({each.source.time for each in scanned if each.source.time is not None})
+    boxes = _boxes(scanned, grid)
     chosen = []
     for name, members in samples.items():
-        if name in COORDINATES:
-            raise BuildError(
-                f"a band of {members[0].scanned.source.href} is called {name!r}, as a coordinate of the cube is; "
-                "name it by a pattern (pattern=, --pattern), or leave it out with `bands`"
-            )
         holes = []
         for time in times or [None]:
             here = places[name].get(time, [])
@@ -273,12 +305,11 @@ def _choose_bands(
     return chosen
 
 
-def _heights(extents: Sequence[Extent]) -> np.ndarray:
-    return np.array([each.shapes[0][0] for each in extents])
-
-
-def _widths(extents: Sequence[Extent]) -> np.ndarray:
-    return np.array([each.shapes[0][1] for each in extents])
+def _boxes(scanned: Sequence[ScannedSource], grid: CommonGrid) -> np.ndarray:
+    """Return (left, top, right, bottom) of each source in pixels of the grid, float64 (sources, 4)."""
+    sizes = np.array([(each.header.levels[0].width, each.header.levels[0].height) for each in scanned], "float64")
+    corners = np.stack([grid.columns, grid.rows], axis=1).astype("float64")
+    return np.concatenate([corners, corners + sizes], axis=1)
 
 
 def _refuse_overlaps(

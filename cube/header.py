@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import struct
-from bisect import bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
@@ -17,32 +14,15 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from cube.errors import HeaderError, UnsupportedSourceError
+from cube.ifd import MAX_TILE_BYTES, ByteParts, Image, MissingBytesError, Tag, TiffFile, merge_ranges, walk
 
-MAX_TILES = 2**25
-"""Tiles of all levels together: half a gigabyte of tables."""
-MAX_EDGE = 2**31 - 1
-"""Pixels of width or height: GDAL's limit."""
-MAX_IMAGES = 64
-"""Directories of a file: 30 overviews (GDAL's limit), as many masks."""
-MAX_TAGS = 4096
-"""Tags of a directory: libtiff's limit."""
-MAX_VALUE_BYTES = 2**22
-"""Bytes of one tag's value, tile tables apart."""
-MAX_TILE_BYTES = 2**30
-"""Bytes of one decoded tile."""
-
-_ASK_BYTES = 4096  # where a directory is missing: it, perhaps its neighbours, and their small values
-_NO_CODEC, _COVERED_CODECS = 1, {1, 5, 8, 32946, 50000}  # none, LZW, deflate (two codes), zstd
+_COVERED_CODECS = {1, 5, 8, 32946, 50000}  # none, LZW, deflate (two codes), zstd
 _CODECS = {2: "CCITT RLE", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old JPEG", 7: "JPEG", 32773: "PackBits",
            34661: "JBIG", 34676: "SGI Log", 34677: "SGI Log 24", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
            50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"}  # fmt: skip
 _COVERED_PHOTOMETRICS = {0, 1, 2, 3}  # grey (either way up), RGB, palette: GDAL gives the stored values of these
 _PHOTOMETRICS = {4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA",
                  32844: "LogL", 32845: "LogLuv", 34892: "linear raw"}  # fmt: skip
-_TYPES = {1: "u1", 2: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4", 11: "f4", 12: "f8", 13: "u4",
-          16: "u8", 17: "i8", 18: "u8"}  # fmt: skip
-_FORMATS = {1: "u", 2: "i", 3: "f", 4: "u", 5: "c", 6: "c"}
 _DTYPES = {"u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64"}
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of NewSubfileType
 _RASTER_TYPE, _PIXEL_IS_POINT = 1025, 2
@@ -54,70 +34,8 @@ _NUMBER = re.compile(  # also as Windows prints what is none
     re.ASCII | re.IGNORECASE,
 )
 
-
-class _Tag:
-    SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-    FILL_ORDER, SAMPLES, PLANAR, PREDICTOR, COLORMAP = 266, 277, 284, 317, 320
-    TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS, SUBIFDS, EXTRA, FORMAT = 322, 323, 324, 325, 330, 338, 339
-    PIXEL_SCALE, TIEPOINTS, MATRIX, GEO_KEYS, GEO_DOUBLES, GEO_ASCII = 33550, 33922, 34264, 34735, 34736, 34737
-    GDAL_METADATA, GDAL_NODATA = 42112, 42113
-
-
-_DATASET_TAGS = (_Tag.COLORMAP, _Tag.EXTRA, _Tag.PIXEL_SCALE, _Tag.TIEPOINTS, _Tag.MATRIX, _Tag.GEO_KEYS,
-                 _Tag.GEO_DOUBLES, _Tag.GEO_ASCII, _Tag.GDAL_METADATA, _Tag.GDAL_NODATA)  # fmt: skip
-_FLOAT_TAGS = (_Tag.PIXEL_SCALE, _Tag.TIEPOINTS, _Tag.MATRIX, _Tag.GEO_DOUBLES)
-
-
-class MissingBytesError(Exception):
-    """Bytes that a header needs and that nobody has added yet: `ranges`, ascending (start, stop) pairs."""
-
-    def __init__(self, ranges: tuple[tuple[int, int], ...]) -> None:
-        super().__init__(ranges)
-        self.ranges = ranges
-
-
-class ByteParts:
-    """The parts of a file that are at hand, by their offset; `size` is that of the whole file."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._parts: list[tuple[int, int, memoryview]] = []  # (start, stop, bytes), ascending, disjoint
-
-    def add(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Add the bytes at `offset`; ValueError if they reach past the end of the file."""
-        view = memoryview(data).cast("B").toreadonly()
-        stop = offset + len(view)
-        if offset < 0 or stop > self.size:
-            raise ValueError(f"bytes {offset}-{stop} do not lie in a file of {self.size} bytes")
-        for a, b in list(self._gaps(offset, stop)):
-            insort(self._parts, (a, b, view[a - offset : b - offset]), key=lambda part: part[0])
-
-    def get(self, offset: int, length: int) -> memoryview:
-        """Return `length` bytes at `offset`; MissingBytesError if not all are here, EOFError past the end."""
-        stop = offset + length
-        if offset < 0 or stop > self.size:
-            raise EOFError(f"bytes {offset}-{stop} do not lie in a file of {self.size} bytes")
-        first = self._index(offset)
-        if first < len(self._parts):
-            a, b, view = self._parts[first]
-            if a <= offset and stop <= b:
-                return view[offset - a : stop - a]
-        if gaps := tuple(self._gaps(offset, stop)):
-            raise MissingBytesError(gaps)
-        return memoryview(b"".join(v[max(offset - a, 0) : max(stop - a, 0)] for a, _, v in self._parts[first:]))
-
-    def _index(self, offset: int) -> int:
-        return max(bisect_right(self._parts, offset, key=lambda part: part[0]) - 1, 0)
-
-    def _gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        for a, b, _ in self._parts[self._index(start) :]:
-            if a >= stop:
-                break
-            if start < a:
-                yield start, a
-            start = max(start, b)
-        if start < stop:
-            yield start, stop
+_DATASET_TAGS = (Tag.COLORMAP, Tag.EXTRA, Tag.PIXEL_SCALE, Tag.TIEPOINTS, Tag.MATRIX, Tag.GEO_KEYS,
+                 Tag.GEO_DOUBLES, Tag.GEO_ASCII, Tag.GDAL_METADATA, Tag.GDAL_NODATA)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +51,7 @@ class GeoKeys:
         found: dict[int, float] = {}
         for key, place, count, value in zip(*[iter(self.directory[4:])] * 4, strict=False):
             number = value if (place, count) == (0, 1) else math.nan
-            if place == _Tag.GEO_DOUBLES and value < len(self.doubles):
+            if place == Tag.GEO_DOUBLES and value < len(self.doubles):
                 number = self.doubles[value]
             found[key] = math.nan if key in found else number
         return found
@@ -192,149 +110,6 @@ class Header:
     """Why the reader does not cover the pixels; None if it does."""
 
 
-class _File:
-    """Reads bytes and directories; what is not at hand is noted in `missing` and the walk goes on."""
-
-    def __init__(self, href: str, parts: ByteParts) -> None:
-        self.href, self.parts = href, parts
-        self.missing: list[tuple[int, int]] = []
-        self.tiles = self.first = 0
-        head = bytes(self.take(0, min(16, max(8, parts.size)), "the file header", _ASK_BYTES) or b"")
-        self.order: Literal["<", ">"] = ">" if head[:2] == b"MM" else "<"
-        self.big = head[:4] in (b"II+\0", b"MM\0+")
-        if self.big and head[4:8] == struct.pack(self.order + "HH", 8, 0) and len(head) == 16:
-            (self.first,) = struct.unpack(self.order + "Q", head[8:])
-        elif head[:4] in (b"II*\0", b"MM\0*"):
-            (self.first,) = struct.unpack(self.order + "I", head[4:8])
-        elif head:
-            raise self.error(f"is not a TIFF, it begins with {head[:8]!r}")
-
-    def error(self, reason: str) -> HeaderError:
-        return HeaderError(self.href, reason)
-
-    def take(self, offset: int, length: int, what: str, ask: int = 0) -> memoryview | None:
-        """Return bytes; None after noting those that are missing, and at least `ask` of them."""
-        size = self.parts.size
-        if offset + length > size:
-            raise self.error(f"{what} ends at byte {offset + length}, but the file has {size} bytes (truncated?)")
-        try:
-            return self.parts.get(offset, length)
-        except MissingBytesError as error:
-            start = error.ranges[0][0]
-            self.missing += [*error.ranges, (start, min(start + ask, size))]
-            return None
-
-    def image(self, offset: int, name: str) -> tuple[_Image, int] | None:
-        """Return a directory and the offset of the next, or None if its table is not at hand."""
-        formats = ("Q", "HHQ8s", "Q") if self.big else ("H", "HHI4s", "I")
-        head, entry, tail = (struct.Struct(self.order + code) for code in formats)
-        what = f"the table of {name}"
-        counted = self.take(offset, head.size, what, _ASK_BYTES)
-        if counted is None:
-            return None
-        (count,) = head.unpack(counted)
-        if not 0 < count <= MAX_TAGS:
-            raise self.error(f"{name} has {count} tags, which is absurd (at most {MAX_TAGS})")
-        length = count * entry.size
-        table = self.take(offset + head.size, length + tail.size, what, _ASK_BYTES)
-        if table is None:
-            return None
-        rows = [*entry.iter_unpack(table[:length])]
-        entries = {tag: (kind, n, value) for tag, kind, n, value in reversed(rows)}  # of two alike, the first
-        return _Image(self, name, entries), tail.unpack(table[length:])[0]
-
-
-class _Image:
-    """One image file directory: its scalars, and in `values` the arrays that were loaded."""
-
-    def __init__(self, file: _File, name: str, entries: dict[int, tuple[int, int, bytes]]) -> None:
-        self.file, self.name, self.entries = file, name, entries
-        self.values: dict[int, NDArray[Any]] = {}
-        self.kind = self._scalar(_Tag.SUBFILE, {2: 1, 3: 2}.get(self._scalar(_Tag.OLD_SUBFILE, 0), 0))
-        self.size = self._scalar(_Tag.WIDTH, 0), self._scalar(_Tag.HEIGHT, 0)
-        self.samples = self._scalar(_Tag.SAMPLES, 1)
-        self.codec = self._scalar(_Tag.COMPRESSION, _NO_CODEC)
-        self.predictor = 1 if self.codec == _NO_CODEC else self._scalar(_Tag.PREDICTOR, 1)  # as libtiff
-        self.photometric = self._scalar(_Tag.PHOTOMETRIC, 1)
-        self.fill_order = self._scalar(_Tag.FILL_ORDER, 1)
-        is_contiguous = self._scalar(_Tag.PLANAR, 1) == 1
-        self.interleave: Literal["pixel", "band"] = "pixel" if is_contiguous and self.samples > 1 else "band"
-        self.planes = 1 if is_contiguous else self.samples
-        self.is_tiled = _Tag.TILE_WIDTH in entries
-        self.tile = self._scalar(_Tag.TILE_WIDTH, self.size[0]), self._scalar(_Tag.TILE_HEIGHT, self.size[1])
-        self.shape = self.planes, 0, 0
-
-    def _scalar(self, tag: int, default: int) -> int:
-        if tag not in self.entries:
-            return default
-        kind, count, value = self.entries[tag]
-        code = _TYPES.get(kind, "")
-        if count != 1 or code[:1] != "u":
-            raise self.file.error(f"tag {tag} of {self.name} is not one whole number")
-        return int.from_bytes(value[: int(code[1])], "big" if self.file.order == ">" else "little")
-
-    def load(self, tag: int, *, most: int = MAX_VALUE_BYTES) -> None:
-        """Decode the value of a tag, if there is one and its bytes are at hand; `most` bounds its bytes."""
-        kind, count, value = self.entries.get(tag, (0, 0, b""))
-        code = _TYPES.get(kind)
-        if code is None or not count:  # libtiff skips types that it does not know, too
-            return
-        what, length = f"tag {tag} of {self.name}", count * int(code[1])
-        if length > most or (code[0] != "u" and tag not in _FLOAT_TAGS):
-            raise self.file.error(f"{what} has {count} values of type {kind}, which is absurd")
-        data: bytes | memoryview | None = value[:length]
-        if length > len(value):
-            (offset,) = struct.unpack(self.file.order + ("Q" if self.file.big else "I"), value)
-            data = self.file.take(offset, length, what)
-        if data is not None:
-            self.values[tag] = np.frombuffer(data, self.file.order + code)
-
-    def load_level(self) -> None:
-        """Check the arithmetic of a level, and load its sample types and tile tables."""
-        (width, height), (tile_width, tile_height) = self.size, self.tile
-        if not (0 < width <= MAX_EDGE and 0 < height <= MAX_EDGE and self.samples):
-            raise self.file.error(f"{self.name} has {width} x {height} pixels of {self.samples} samples")
-        self.load(_Tag.BITS, most=8 * self.samples)
-        self.load(_Tag.FORMAT, most=8 * self.samples)
-        if not self.is_tiled:
-            return
-        if not (0 < tile_width <= MAX_EDGE and 0 < tile_height <= MAX_EDGE):
-            raise self.file.error(f"{self.name} has tiles of {tile_width} x {tile_height} pixels")
-        self.shape = self.planes, -(-height // tile_height), -(-width // tile_width)
-        tiles = math.prod(self.shape)
-        self.file.tiles += tiles
-        if self.file.tiles > MAX_TILES:
-            raise self.file.error(
-                f"has {self.file.tiles} tiles up to {self.name}, which is absurd (at most {MAX_TILES})"
-            )
-        for tag, what in (_Tag.TILE_OFFSETS, "offsets"), (_Tag.TILE_LENGTHS, "lengths"):
-            kind, count, _ = self.entries.get(tag, (0, 0, b""))
-            if count != tiles or kind not in _TYPES:
-                raise self.file.error(f"{self.name} has {tiles} tiles, but {count} tile {what} of type {kind}")
-            self.load(tag, most=8 * tiles)
-
-    def numbers(self, tag: int) -> list[Any]:
-        return self.values[tag].tolist() if tag in self.values else []
-
-    def raw(self, tag: int) -> bytes:
-        return self.values[tag].tobytes() if tag in self.values else b""
-
-    def text(self, tag: int) -> str:
-        return self.raw(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
-
-    @cached_property
-    def sample_type(self) -> str:
-        """Kind and bits of the samples ("u16"), or "mixed"."""
-        bits, formats = set(self.numbers(_Tag.BITS)) or {1}, set(self.numbers(_Tag.FORMAT)) or {1}
-        return f"{_FORMATS.get(formats.pop(), 'u')}{bits.pop()}" if len(bits) == len(formats) == 1 else "mixed"
-
-    @cached_property
-    def tile_bytes(self) -> int:
-        """Bytes of one decoded tile."""
-        bits = max(self.numbers(_Tag.BITS), default=1)
-        return math.prod(self.tile) * (self.samples // self.planes) * -(-bits // 8)
-
-
 def parse_header(href: str, parts: ByteParts) -> Header:
     """Return the header of the TIFF at `href`, of which `parts` are at hand.
 
@@ -343,56 +118,19 @@ def parse_header(href: str, parts: ByteParts) -> Header:
         HeaderError: The file is no TIFF, truncated or absurd.
         UnsupportedSourceError: The file has so many images that it is no COG.
     """
-    file = _File(href, parts)
-    images = _walk(file)
+    file = TiffFile(href, parts)
+    images = walk(file)
     levels = _choose_levels(images) if images else []
     for level in levels:
         level.load_level()
     for tag in _DATASET_TAGS if levels else ():
         levels[0].load(tag)
     if file.missing:
-        raise MissingBytesError(_merge(file.missing))
+        raise MissingBytesError(merge_ranges(file.missing))
     return _build(images, levels)
 
 
-def _merge(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    merged: list[tuple[int, int]] = []
-    for start, stop in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(merged[-1][1], stop)
-        else:
-            merged.append((start, stop))
-    return tuple(merged)
-
-
-def _walk(file: _File) -> list[_Image]:
-    """Return all images whose tables are at hand: the main one, those in its SubIFDs, then the chain (as GDAL)."""
-    images: list[_Image] = []
-    seen: set[int] = set()
-    todo = [(file.first, True)] if file.first else []
-    while todo:
-        offset, chained = todo.pop()
-        if offset in seen:
-            raise file.error(f"has image directories in a loop (byte {offset} is named twice)")
-        if len(seen) == MAX_IMAGES:
-            raise UnsupportedSourceError(file.href, f"has more than {MAX_IMAGES} images")
-        seen.add(offset)
-        found = file.image(offset, f"image {len(seen)}")
-        if found is None:
-            continue
-        image, following = found
-        images.append(image)
-        if chained and following:
-            todo.append((following, True))
-        if len(seen) == 1:
-            image.load(_Tag.SUBIFDS, most=8 * MAX_IMAGES)
-            todo += [(sub, False) for sub in reversed(image.numbers(_Tag.SUBIFDS))]
-    if not seen and not file.missing:
-        raise file.error("has no image")
-    return images
-
-
-def _choose_levels(images: list[_Image]) -> list[_Image]:
+def _choose_levels(images: list[Image]) -> list[Image]:
     """Return the main image and its overviews, large to small; GDAL also drops those of other bands."""
     main, *others = images
     (width, height), samples = main.size, main.samples
@@ -401,14 +139,14 @@ def _choose_levels(images: list[_Image]) -> list[_Image]:
     return [main, *sorted(smaller, key=lambda image: image.size, reverse=True)]
 
 
-def _build(images: list[_Image], levels: list[_Image]) -> Header:
+def _build(images: list[Image], levels: list[Image]) -> Header:
     main = levels[0]
     dtype = _dtype(main)
-    nodata = _nodata(main.text(_Tag.GDAL_NODATA), dtype)
+    nodata = _nodata(main.text(Tag.GDAL_NODATA), dtype)
     geokeys = _geokeys(main)
     transform = _transform(main, geokeys)
     has_mask = any(i.kind & _MASK and not i.kind & _REDUCED and i.size == main.size for i in images[1:])
-    items, is_broken = _items(main.text(_Tag.GDAL_METADATA))
+    items, is_broken = _items(main.text(Tag.GDAL_METADATA))
     reasons = list(_pixel_reasons(levels)) + list(_grid_reasons(main, transform))
     pages = sum(image.kind in (0, _PAGE) for image in images)
     reasons += [f"{pages} images of full resolution"] * (pages > 1) + ["an internal mask"] * has_mask
@@ -443,11 +181,11 @@ def _build(images: list[_Image], levels: list[_Image]) -> Header:
     )
 
 
-def _level(image: _Image) -> Level:
+def _level(image: Image) -> Level:
     empty = np.empty(0, np.uint64)
     offsets, lengths = (
         image.values.get(tag, empty).astype(np.uint64).reshape(image.shape)
-        for tag in (_Tag.TILE_OFFSETS, _Tag.TILE_LENGTHS)
+        for tag in (Tag.TILE_OFFSETS, Tag.TILE_LENGTHS)
     )
     lengths[offsets == 0] = 0
     if offsets.size:
@@ -464,7 +202,7 @@ def _level(image: _Image) -> Level:
     )
 
 
-def _check_tiles(image: _Image, offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> None:
+def _check_tiles(image: Image, offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> None:
     size, longest = image.file.parts.size, int(lengths.max())
     outside = (lengths > size) | ((lengths > 0) & (offsets > size - np.minimum(lengths, size)))
     if outside.any():
@@ -477,15 +215,15 @@ def _check_tiles(image: _Image, offsets: NDArray[np.uint64], lengths: NDArray[np
         )
 
 
-def _dtype(image: _Image) -> np.dtype[Any]:
+def _dtype(image: Image) -> np.dtype[Any]:
     """Return the dtype of the samples, or one that holds them if it is not covered."""
     kind = "u" if image.sample_type == "mixed" else image.sample_type[0]
-    bits = max(image.numbers(_Tag.BITS), default=1)
+    bits = max(image.numbers(Tag.BITS), default=1)
     sizes = {"c": (8, 16), "f": (2, 4, 8)}.get(kind, (1, 2, 4, 8))
     return np.dtype(f"{kind}{next((size for size in sizes if 8 * size >= bits), sizes[-1])}")
 
 
-def _pixel_reasons(levels: list[_Image]) -> Iterator[str]:
+def _pixel_reasons(levels: list[Image]) -> Iterator[str]:
     """Yield what the reader does not cover in the pixels: of the main image, else of the first other level."""
     main = levels[0]
     for number, image in enumerate(levels):
@@ -497,7 +235,7 @@ def _pixel_reasons(levels: list[_Image]) -> Iterator[str]:
             return
 
 
-def _image_reasons(image: _Image) -> Iterator[str]:
+def _image_reasons(image: Image) -> Iterator[str]:
     if not image.is_tiled:
         yield "strips instead of tiles"
     elif image.tile_bytes > MAX_TILE_BYTES:
@@ -516,9 +254,9 @@ def _image_reasons(image: _Image) -> Iterator[str]:
         yield f"samples of type {image.sample_type}"
 
 
-def _grid_reasons(main: _Image, transform: Affine | None) -> Iterator[str]:
+def _grid_reasons(main: Image, transform: Affine | None) -> Iterator[str]:
     if transform is None:
-        has_points = len(main.numbers(_Tag.TIEPOINTS)) >= 6
+        has_points = len(main.numbers(Tag.TIEPOINTS)) >= 6
         yield "ground control points instead of a transform" if has_points else "no georeferencing"
     elif transform.b or transform.d:
         yield "a rotated or sheared grid"
@@ -526,8 +264,8 @@ def _grid_reasons(main: _Image, transform: Affine | None) -> Iterator[str]:
         yield "a degenerate or mirrored grid"
 
 
-def _geokeys(main: _Image) -> GeoKeys | None:
-    values = main.values.get(_Tag.GEO_KEYS, np.empty(0, "u2"))
+def _geokeys(main: Image) -> GeoKeys | None:
+    values = main.values.get(Tag.GEO_KEYS, np.empty(0, "u2"))
     directory = values.tolist()
     if values.dtype.kind != "u" or values.itemsize != 2 or len(directory) < 4:
         return None
@@ -535,13 +273,13 @@ def _geokeys(main: _Image) -> GeoKeys | None:
     if directory[0] != 1 or len(directory) < size:  # GDAL ignores such keys
         return None
     return GeoKeys(
-        directory=tuple(directory[:size]), doubles=tuple(main.numbers(_Tag.GEO_DOUBLES)), ascii=main.raw(_Tag.GEO_ASCII)
+        directory=tuple(directory[:size]), doubles=tuple(main.numbers(Tag.GEO_DOUBLES)), ascii=main.raw(Tag.GEO_ASCII)
     )
 
 
-def _transform(main: _Image, geokeys: GeoKeys | None) -> Affine | None:
+def _transform(main: Image, geokeys: GeoKeys | None) -> Affine | None:
     """Return what GDAL does: scale and first tiepoint, else the matrix; pixel-is-point moved to the corner."""
-    scale, tie, matrix = main.numbers(_Tag.PIXEL_SCALE), main.numbers(_Tag.TIEPOINTS), main.numbers(_Tag.MATRIX)
+    scale, tie, matrix = main.numbers(Tag.PIXEL_SCALE), main.numbers(Tag.TIEPOINTS), main.numbers(Tag.MATRIX)
     if len(scale) >= 2 and scale[0] and scale[1]:
         if len(tie) < 6:
             return None
@@ -557,9 +295,9 @@ def _transform(main: _Image, geokeys: GeoKeys | None) -> Affine | None:
     return transform
 
 
-def _height_scale(main: _Image, geokeys: GeoKeys | None) -> tuple[float, float] | None:
+def _height_scale(main: Image, geokeys: GeoKeys | None) -> tuple[float, float] | None:
     """Return (scale, offset) where GDAL keeps those of heights: as z of the georeferencing, if the CRS has one."""
-    scale, tie = main.numbers(_Tag.PIXEL_SCALE), main.numbers(_Tag.TIEPOINTS)
+    scale, tie = main.numbers(Tag.PIXEL_SCALE), main.numbers(Tag.TIEPOINTS)
     if geokeys is None or geokeys.directory[:3] == (1, 1, 0) or main.samples > 1:
         return None
     keys = geokeys.numbers()
@@ -618,9 +356,9 @@ def _items(text: str) -> tuple[dict[tuple[int, str], str], bool]:
     return found, False
 
 
-def _alpha(main: _Image, items: dict[tuple[int, str], str]) -> int | None:
+def _alpha(main: Image, items: dict[tuple[int, str], str]) -> int | None:
     """Return the first sample that is alpha by ExtraSamples, or by GDAL's word where that differs."""
-    extra = main.numbers(_Tag.EXTRA)
+    extra = main.numbers(Tag.EXTRA)
     alphas = {main.samples - len(extra) + i for i, kind in enumerate(extra) if kind in (1, 2)}
     for (sample, role), text in items.items():
         if role == "colorinterp":
@@ -628,9 +366,9 @@ def _alpha(main: _Image, items: dict[tuple[int, str], str]) -> int | None:
     return min(alphas, default=None)
 
 
-def _colormap(main: _Image, nodata: float | None) -> tuple[tuple[int, int, int, int], ...] | None:
-    values = main.values.get(_Tag.COLORMAP)
-    bits = max(main.numbers(_Tag.BITS), default=1)
+def _colormap(main: Image, nodata: float | None) -> tuple[tuple[int, int, int, int], ...] | None:
+    values = main.values.get(Tag.COLORMAP)
+    bits = max(main.numbers(Tag.BITS), default=1)
     if values is None or values.itemsize > 2 or bits > 16 or values.size != 3 * 2**bits:
         return None
     table = values.reshape(3, -1).T.astype(np.int32)

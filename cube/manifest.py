@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from cube.errors import ManifestError, ReadError, SelectionError, SourceNotFoundError
 from cube.grid import Grid, Window
 from cube.io import loop
+from cube.io.file import RangeFile
 from cube.io.ranges import read_all
-from cube.io.stores import absolute, join, local_path, open_file
+from cube.io.stores import absolute, join, local_path
 from cube.settings import get_settings
 from cube.spec import Band
 
@@ -305,7 +306,7 @@ def _parquet(href: str) -> pq.ParquetFile:
     path = local_path(href)
     try:
         with _damage(href):
-            file = path if path is not None else pa.PythonFile(open_file(href), mode="r")
+            file = path if path is not None else pa.PythonFile(RangeFile(href), mode="r")
             return pq.ParquetFile(file, pre_buffer=False)
     except SourceNotFoundError:
         raise ManifestError(f"{href} is missing from the manifest; build it again") from None

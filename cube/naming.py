@@ -69,7 +69,7 @@ class Pattern:
     takes strptime's directives and may be given in parts (`{time:%Y}/{band}_{time:%m%d}.tif`).
 
     Raises:
-        SelectionError: a brace is open, or a format is not one of those above.
+        SelectionError: a brace is open, a format is not one of those above, or the year is missing.
     """
 
     text: str
@@ -140,6 +140,9 @@ def _compile(text: str) -> tuple[re.Pattern[str], tuple[tuple[str, str], ...]]:
         names.append((name, spec or ""))
         if name not in {"", "time"}:
             groups[name] = len(names)
+    clock = "".join(spec for name, spec in names if name == "time")
+    if clock and "%y" not in clock.lower():
+        raise SelectionError(f"the pattern {text!r} gives {{time}} no year; write %Y (2024) or %y (24)")
     return re.compile(("(?:.*/)?" if "/" in text else "") + body, re.DOTALL), tuple(names)
 
 
@@ -148,11 +151,9 @@ def _field_regex(text: str, name: str, spec: str) -> str:
         if "%" not in spec:
             raise SelectionError(f"the pattern {text!r} gives {{time}} no format; write {{time:%Y%m%d}} or the like")
         pieces = re.split(r"%(.)", spec)
-        unknown = [piece for piece in pieces[1::2] if piece not in _DIRECTIVES]
-        if unknown:
-            raise SelectionError(
-                f"the pattern {text!r} has %{unknown[0]} in {{time}}; it may hold %{', %'.join(_DIRECTIVES)}"
-            )
+        if unknown := set(pieces[1::2]) - set(_DIRECTIVES):
+            known = ", %".join(_DIRECTIVES)
+            raise SelectionError(f"the pattern {text!r} has %{min(unknown)} in {{time}}; it may hold %{known}")
         return "".join(_DIRECTIVES[piece] if index % 2 else re.escape(piece) for index, piece in enumerate(pieces))
     if spec not in {"", "d"}:
         raise SelectionError(

@@ -71,7 +71,8 @@ async def _read(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], wind
             for fetch in fetches:
                 group.create_task(_fetch_and_place(fetch, spec, outputs))
     except* SourceError as errors:
-        raise _first(errors) from None
+        first = _first(errors)
+        raise first from first.__cause__
     return outputs
 
 

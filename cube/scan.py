@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cube.errors import HeaderError, SourceError
-from cube.header import ByteParts, Header, MissingBytesError, parse_header
+from cube.header import Header, parse_header
+from cube.ifd import ByteParts, MissingBytesError
 from cube.io import loop
 from cube.io.ranges import plan_requests, read_head, read_range
 from cube.io.stores import sign

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from cube.errors import CubeError, MissingExtraError
+from cube.io import loop
+from cube.settings import get_settings
 
 _IN_FLIGHT_A_THREAD = 2
 """Blocks under way a worker thread while results are fetched: enough to keep it busy, few enough to hold them."""
@@ -43,12 +45,22 @@ def connect(cluster: str | None) -> Iterator[Any]:
         return
     if "://" not in cluster:
         raise CubeError(f"cluster {cluster!r} is neither 'local' nor an address such as tcp://host:8786")
+    timeout_s = get_settings().connect_timeout_s
     try:
-        client = Client(cluster, timeout="10s")
-    except (OSError, TimeoutError, ValueError) as error:
+        loop.run(_knock(cluster, timeout_s))
+        client = Client(cluster, timeout=timeout_s)
+    except (OSError, ValueError) as error:
         raise CubeError(f"no dask scheduler answers at {cluster} ({error}); start one with `dask scheduler`") from None
     with client:
         yield client
+
+
+async def _knock(address: str, timeout_s: float) -> None:
+    """Connect and part: a `Client` that never connects hangs for 20 s more, and prints why, when it is deleted."""
+    from distributed.comm import connect as connect_comm
+
+    comm = await connect_comm(address, timeout=timeout_s)
+    await comm.close()
 
 
 def iterate_blocks(array: Any, client: Any) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:

@@ -62,8 +62,8 @@ def _get() -> _Runtime:
     global _runtime  # noqa: PLW0603 - the one mutable of the module
     if _orphan:
         raise CubeError(
-            "this process was forked from one that had already read with cube, and reading threads do not outlive a fork; "
-            "start it by multiprocessing's 'spawn' or 'forkserver', or fork before the first read"
+            "this process was forked from one that had already read with cube, and reading threads do not outlive a "
+            "fork; start it by multiprocessing's 'spawn' or 'forkserver', or fork before the first read"
         )
     runtime = _runtime
     if runtime is None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -97,22 +97,6 @@ def sign(href: str, patch_url: Callable[[str], str] | None) -> str | None:
         return patch_url(href)
     except Exception as error:
         raise ReadError(href, f"patch_url failed with {type(error).__name__}: {redact(str(error))}") from error
-
-
-def open_file(href: str) -> BinaryIO:
-    """Open an object for reading and seeking, as Parquet readers need.
-
-    Raises:
-        SourceNotFoundError: There is no such object.
-        ReadError: The store refuses or fails.
-    """
-    try:
-        store, key = locate(href)
-        return cast("BinaryIO", obstore.open_reader(store, key, buffer_size=256 * 1024))
-    except FileNotFoundError:
-        raise SourceNotFoundError(redact(href), "there is no such object") from None
-    except (OSError, obstore.exceptions.BaseError) as error:
-        raise ReadError(redact(href), _first_line(error)) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cube.errors import CubeError
+from cube.errors import CubeError, SelectionError
 from cube.testing import landscape
 
 if TYPE_CHECKING:
@@ -138,8 +138,11 @@ class Archive:
         Returns:
             The first date (or the first days of the months) and the (period, y, x) float32 medians.
         """
+        if freq not in {None, "MS"}:
+            raise SelectionError(f"a composite by {freq!r} was asked for; the truth is known for freq='MS' and None")
         months = np.array(self.dates, "M8[M]")
         labels = np.arange(months[0], months[-1] + np.timedelta64(1, "M")) if freq else months[:1]
+        landscape.make_landscape(self.size, self.seed)
         with ThreadPoolExecutor(_WORKERS) as pool:
             pairs = list(pool.map(self._clear_pair, self.dates))
         out = np.full((len(labels), self.size, self.size), np.nan, np.float32)
@@ -162,7 +165,7 @@ def _median(stack: NDArray[np.float64]) -> NDArray[np.float64]:
     ordered = np.sort(stack, axis=0)  # NaN last
     count = np.count_nonzero(~np.isnan(ordered), axis=0)
     low, high = (
-        np.take_along_axis(ordered, middle[None], 0)[0] for middle in (np.maximum(count - 1, 0) // 2, count // 2)
+        np.take_along_axis(ordered, place[None], 0)[0] for place in (np.maximum(count - 1, 0) // 2, count // 2)
     )
     middle: NDArray[np.float64] = (low + np.where(count % 2, low, high)) / 2
     return middle
@@ -207,7 +210,7 @@ def write_archive(
         return archive
     archive.root.mkdir(parents=True, exist_ok=True)
     _write_marker(archive, [])
-    landscape.make_scene(size, seed, days[0], [])  # makes the landscape once, before threads ask for it
+    landscape.make_landscape(size, seed)
     pool = ThreadPoolExecutor(workers or _WORKERS)
     try:
         items = list(pool.map(lambda day: _write_date(archive, day, count), days))

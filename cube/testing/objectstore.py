@@ -281,7 +281,7 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._send_body()
+        self._loop.call_soon(self._send_body)  # asyncio ends a connection twice that is closed in here
 
     def data_received(self, data: bytes) -> None:
         self._inbox += data
@@ -334,7 +334,7 @@ class _Connection(asyncio.Protocol):
 
     def _send_body(self) -> None:
         """Send head and body, a piece at a time until the socket asks to pause; resume_writing goes on."""
-        while self._request is not None and not self._paused:
+        while self._request is not None and (self._head or self._left) and not self._paused:
             head, size = len(self._head), min(self._left, _PIECE_BYTES)
             piece = bytearray(head + size)  # one buffer and one write: a small answer is one packet train
             piece[:head] = self._head

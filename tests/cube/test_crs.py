@@ -17,7 +17,8 @@ from rasterio.transform import from_origin
 
 from cube.crs import crs_from_geokeys
 from cube.errors import HeaderError
-from cube.header import ByteParts, GeoKeys, Header, parse_header
+from cube.header import GeoKeys, Header, parse_header
+from cube.ifd import ByteParts
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

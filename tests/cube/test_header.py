@@ -23,7 +23,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import MemoryFile
 
 from cube.errors import HeaderError, UnsupportedSourceError
-from cube.header import MAX_TILES, ByteParts, Header, MissingBytesError, parse_header
+from cube.header import Header, parse_header
+from cube.ifd import MAX_TILES, ByteParts, MissingBytesError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

@@ -90,6 +90,7 @@ def test_no_match(pattern: str, href: str) -> None:
         ("{band", "cannot be read"),
         ("{time}_{band}.tif", "gives {time} no format"),
         ("{time:%Y%s}.tif", "has %s in {time}"),
+        ("{band}_{time:%m%d}.tif", "gives {time} no year"),
         ("{date:%Y%m%d}.tif", "gives {date} the format"),
     ],
 )

@@ -18,7 +18,7 @@ from shapely import MultiPoint
 from shapely.geometry import shape
 
 import cube.testing.archive as module
-from cube.errors import CubeError
+from cube.errors import CubeError, SelectionError
 from cube.testing import unique_values, write_archive, write_cog
 
 DATES = ("2024-05-09", "2024-04-09", "2024-05-29", "2024-07-13")
@@ -120,6 +120,11 @@ def test_truth_of_months_has_the_empty_ones_too(archive):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1.2e-7)
     assert np.isnan(truth[2]).all()
     assert 0 < np.isnan(truth[3]).mean() < 1
+
+
+def test_truth_of_other_periods_is_refused(archive):
+    with pytest.raises(SelectionError, match="by 'YS' was asked for"):
+        archive.truth_ndvi_composite("YS")
 
 
 def test_float32_arithmetic_stays_within_the_documented_tolerance(archive):

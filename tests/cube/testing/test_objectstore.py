@@ -220,6 +220,21 @@ def test_pipelined_requests_are_answered_in_order_on_one_connection(store):
     assert b"Connection: close" not in answers[0]
 
 
+def test_requests_after_a_big_body_wait_for_their_own_answers(root, capfd):
+    with ObjectStore(root, latency_s=0.01) as store, connect(store) as connection:
+        for _ in range(2):
+            connection.sendall(
+                b"GET /big.bin HTTP/1.1\r\n\r\n" + b"GET /a.bin HTTP/1.1\r\nRange: bytes=0-99\r\n\r\n" * 3
+            )
+        connection.sendall(b"GET /a.bin HTTP/1.1\r\nConnection: close\r\n\r\n")
+        received = receive_all(connection)
+        assert store.counts().bytes == 2 * (BIG_BYTES + 300) + len(BODY)
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+    assert received.count(b"\r\n\r\n" + BODY[:100]) == 7
+    assert received.endswith(BODY)
+    assert capfd.readouterr().err == ""
+
+
 def test_request_in_pieces(store):
     with connect(store) as connection:
         for byte in b"GET /a.bin HTTP/1.0\r\nRange: bytes=1-2\r\n\r\n":
@@ -323,6 +338,14 @@ def test_client_that_does_not_read_costs_little_memory_and_blocks_nobody(store):
         body = receive_all(connection).partition(b"\r\n\r\n")[2]
     assert len(body) == BIG_BYTES
     assert store.counts().bytes == BIG_BYTES + len(BODY)
+
+
+def test_big_bodies_end_their_connections_quietly(root, capfd):
+    with ObjectStore(root) as store:
+        for _ in range(4):
+            assert len(ask(store, "big.bin", Connection="close")[2]) == BIG_BYTES
+        assert store.counts().bytes == 4 * BIG_BYTES
+    assert capfd.readouterr().err == ""
 
 
 def test_client_that_leaves_is_forgotten(store):

@@ -1,0 +1,107 @@
+"""Archives and stores for the benchmarks; small ones where benchmarks only smoke-test."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cube.testing import ObjectStore, write_cog
+
+ROOT = Path(__file__).parent.parent / ".benchmarks"
+DATES, BANDS = 6, ("nir", "red")
+
+
+@pytest.fixture(scope="session")
+def full(request) -> bool:
+    """Whether times count: else every benchmark runs once, on a small archive."""
+    return bool(request.config.getoption("benchmark_enable"))
+
+
+@pytest.fixture(scope="session")
+def archive(full, tmp_path_factory) -> Path:
+    """12 COGs of 4096 x 4096 uint16 (deflate, predictor 2, 512 tiles): 6 dates of 2 bands. Written once and kept."""
+    size = 4096 if full else 1024
+    folder = ROOT / f"cogs-{size}" if full else tmp_path_factory.mktemp("cogs")
+    if len(list(folder.glob("*.tif"))) < DATES * len(BANDS):
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(0)
+        # Smooth land and a little noise: tiles of a real scene's size, about two thirds of their pixels' bytes.
+        land = (rng.normal(0, 30, (size, size)).cumsum(0).cumsum(1) / 200).astype("i4") % 3000
+        for date in range(DATES):
+            for band in BANDS:
+                pixels = (land + 1000 + date * 37 + rng.integers(0, 60, (size, size))).astype("u2")
+                path = folder / f"{band}_2024010{date + 1}.tif"
+                write_cog(folder / "writing.tif", pixels, nodata=0, overviews="NONE")
+                (folder / "writing.tif").rename(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def many(full, tmp_path_factory) -> Path:
+    """2,000 small COGs with headers of real length."""
+    folder = tmp_path_factory.mktemp("many")
+    pixels = np.arange(256 * 256, dtype="u2").reshape(256, 256)
+    write_cog(folder / "first.tif", pixels, nodata=0, blocksize=128)
+    for i in range(2000 if full else 50):
+        shutil.copy(folder / "first.tif", folder / f"band_{np.datetime64(i, "D")}.tif")
+    (folder / "first.tif").unlink()
+    return folder
+
+
+@pytest.fixture(params=[0, 50], ids=["0ms", "50ms"])
+def latency_ms(request) -> int:
+    """Time to first byte of the object store."""
+    return request.param
+
+
+@pytest.fixture
+def store(archive, latency_ms):
+    """The archive behind an object store."""
+    with ObjectStore(archive, latency_s=latency_ms / 1e3) as running:
+        yield running
+
+
+@pytest.fixture
+def against(benchmark, full):
+    """Time `ours` and `theirs` in turn, and record the ratio of their medians."""
+
+    def run(ours, theirs, rounds: int = 9):
+        seconds = []
+
+        def before() -> None:
+            import time
+
+            began = time.perf_counter()
+            theirs()
+            seconds.append(time.perf_counter() - began)
+
+        if full:
+            theirs()
+            ours()
+        benchmark.pedantic(ours, setup=before, rounds=rounds if full else 1)
+        if full and benchmark.stats is not None:
+            times = list(benchmark.stats.stats.data)
+            benchmark.extra_info["floor_s"] = statistics.median(seconds)
+            benchmark.extra_info["ratio"] = statistics.median(
+                mine / other for mine, other in zip(times, seconds, strict=True)
+            )
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """Print what was counted beside the times."""
+    session = getattr(config, "_benchmarksession", None)
+    rows = [(each.name, dict(each.extra_info)) for each in getattr(session, "benchmarks", []) if each.extra_info]
+    if not rows:
+        return
+    terminalreporter.write_sep("-", "counts, and ratios to the floor (medians of alternating runs)")
+    for name, info in rows:
+        values = "  ".join(
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in info.items()
+        )
+        terminalreporter.write_line(f"{name:50} {values}")
