@@ -110,7 +110,9 @@ def _as_stored(value: float | None, dtype: np.dtype) -> float | int | None:
     if value is None:
         return None
     if dtype.kind == "f":
-        return float(dtype.type(value))
+        with np.errstate(over="ignore"):
+            rounded = float(dtype.type(value))
+        return rounded if math.isinf(value) or not math.isinf(rounded) else None
     if not math.isfinite(value) or value != int(value):
         return None
     limits = np.iinfo(dtype)

@@ -154,7 +154,7 @@ def _require_same_lattice(first: Extent, other: Extent) -> None:
         )
     dx, dy = (other_c - c) / a, (other_f - f) / e
     if max(abs(dx - round(dx)), abs(dy - round(dy))) > _LATTICE_TOLERANCE_PX:
-        raise BuildError(f"{pair} lie on different pixel lattices, {dx:.3f} columns and {dy:.3f} rows apart; {hint}")
+        raise BuildError(f"{pair} lie on different pixel lattices, {dx:z.3f} columns and {dy:z.3f} rows apart; {hint}")
 
 
 def _brief(crs: str) -> str:

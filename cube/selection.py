@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from cube.errors import SelectionError
 from cube.grid import Grid, Window
 from cube.manifest import Manifest
 from cube.spec import Band, CubeSpec
+
+_DATE = re.compile(r"\d{4}(-\d\d){0,2}([T ]\d\d(:\d\d){0,2}(\.\d{1,6})?)?Z?", re.ASCII)
 
 type Box = tuple[float, float, float, float]
 """(left, bottom, right, top)."""
@@ -146,9 +149,12 @@ def _times(manifest: Manifest, time: str | tuple[str, str] | None) -> tuple[int,
 
 def _instant(text: str) -> np.datetime64:
     try:
-        return np.datetime64(text.removesuffix("Z"))
-    except (ValueError, AttributeError):
-        raise SelectionError(f"time {text!r} is not a date like 2024, 2024-06 or 2024-06-01T10:30:00") from None
+        # numpy alone would take "", "now" and other time zones, the latter with a warning.
+        if _DATE.fullmatch(text):
+            return np.datetime64(text.removesuffix("Z"))
+    except (ValueError, TypeError):
+        pass
+    raise SelectionError(f"time {text!r} is not a date like 2024, 2024-06 or 2024-06-01T10:30:00 (UTC)")
 
 
 def _after(text: str) -> np.datetime64:

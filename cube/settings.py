@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     open_manifests: int = Field(32, ge=1)
     """Manifests kept open by this process."""
     max_manifest_json_bytes: int = Field(64 * MIB, ge=KIB)
-    block_bytes: int = Field(128 * MIB, ge=MIB)
+    block_bytes: int = Field(64 * MIB, ge=MIB)
     """Decoded bytes of one band in a dask block that `chunks="auto"` aims at."""
     cache_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("cogcube")))
     """Where cubes that were built without a path are kept."""

@@ -44,7 +44,9 @@ def status_of(error: CubeError) -> int:
 
 async def answer_cube_error(request: Request, error: Exception) -> Response:
     """Return what the client is told of an error of ours: the dataset, the file and the reason."""
-    status = status_of(error) if isinstance(error, CubeError) else 500
+    if not isinstance(error, CubeError):
+        raise error
+    status = status_of(error)
     if status != 404:
         logger.warning("%s: %s", request.url.path, error)
     return problem(status, redact(str(error)), dataset=_dataset(request))
@@ -53,13 +55,13 @@ async def answer_cube_error(request: Request, error: Exception) -> Response:
 async def answer_http_error(request: Request, error: Exception) -> Response:
     """Return an error of the framework (no such route, method not allowed) in the same form."""
     if not isinstance(error, HTTPException):
-        return await answer_bug(request, error)
+        raise error
     return problem(error.status_code, str(error.detail), headers=error.headers, dataset=_dataset(request))
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:
-    """Return that something went wrong, and no more: the traceback goes to the log."""
-    logger.error("%s failed", request.url.path, exc_info=error)
+    """Return that something went wrong, and no more; Starlette raises the error again, and uvicorn logs it."""
+    del error
     return problem(500, "the server failed on this request; its log says why", dataset=_dataset(request))
 
 

@@ -43,7 +43,10 @@ def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, A
         steps["time"] = lengths["time"]
     tile_height, tile_width = tile_shape(manifest, selection.spec.level)
     per_pixel = max(np.dtype(band.dtype).itemsize for _, band in selection.bands) * (steps.get("time") or 1)
-    pixels = max(1, get_settings().block_bytes // per_pixel)
+    settings = get_settings()
+    # A block a core at least: one large block would leave the other cores without work.
+    share = lengths["y"] * lengths["x"] // settings.decode_threads
+    pixels = max(1, min(settings.block_bytes // per_pixel, share))
     rows, columns = _tiles(pixels, (tile_height, tile_width), steps["y"], steps["x"])
     rows, columns = _even(lengths["y"], rows, tile_height), _even(lengths["x"], columns, tile_width)
     window = selection.window

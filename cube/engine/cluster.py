@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ def connect(cluster: str | None) -> Iterator[Any]:
         loop.run(_knock(cluster, timeout_s))
         client = Client(cluster, timeout=timeout_s)
     except (OSError, ValueError) as error:
-        raise CubeError(f"no dask scheduler answers at {cluster} ({error}); start one with `dask scheduler`") from None
+        why = str(error) or "timed out"
+        raise CubeError(f"no dask scheduler answers at {cluster} ({why}); start one with `dask scheduler`") from None
     with client:
         yield client
 
@@ -59,8 +61,9 @@ async def _knock(address: str, timeout_s: float) -> None:
     """Connect and part: a `Client` that never connects hangs for 20 s more, and prints why, when it is deleted."""
     from distributed.comm import connect as connect_comm
 
-    comm = await connect_comm(address, timeout=timeout_s)
-    await comm.close()
+    async with asyncio.timeout(timeout_s):  # something that is no scheduler may take a connection and say nothing
+        comm = await connect_comm(address, timeout=timeout_s)
+        await comm.close()
 
 
 def iterate_blocks(array: Any, client: Any) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:

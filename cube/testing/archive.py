@@ -332,7 +332,9 @@ def _footprint(archive: Archive, day: np.datetime64) -> list[list[float]]:
     size = archive.size
     top, bottom, side = landscape.swath_edge(size, archive.seed, day)
     far = 3.0 * size * side
-    ring = (box(0, 0, size, size) & Polygon([(top, 0), (far, 0), (far, size), (bottom, size)])).exterior
+    swath = box(0, 0, size, size) & Polygon([(top, 0), (far, 0), (far, size), (bottom, size)])
+    bare = landscape.BARE_CORNER * size
+    ring = (swath - Polygon([(0, 0), (bare, 0), (0, bare)])).exterior
     columns, rows = np.array(ring.coords).T
     to_degrees = Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True).transform
     points = to_degrees(_CORNER[0] + 10 * columns, _CORNER[1] - 10 * rows)

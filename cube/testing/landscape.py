@@ -52,6 +52,8 @@ _KINDS = {
     "water": _Kind(0, 0, 1, 1, 1, 0, 0, _GRASS, (0.045, 0.060, 0.043, 0.024), 0.03),
 }
 _KIND = {name: index for index, name in enumerate(_KINDS)}
+BARE_CORNER = 0.08
+"""Part of the upper and left edge that the orbit never reaches: no scene has data there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +225,7 @@ def make_scene(size: int, seed: int, day: np.datetime64, bands: Iterable[str]) -
     top, bottom, side = swath_edge(size, seed, day)
     centres = np.arange(size) + 0.5
     valid = (centres[None, :] - (top + (bottom - top) * centres[:, None] / size)) * side > 0
+    valid &= centres[None, :] + centres[:, None] > BARE_CORNER * size
     green, colour = _colours(land, number - int(day.astype("M8[Y]").astype("M8[D]").astype(np.int64)) + 1)
     made: dict[str, NDArray[Any]] = {}
     for index, band in enumerate(BANDS):
