@@ -172,7 +172,12 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="0 takes any free port.", min=0, max=65535)] = 9000,
 ) -> None:
     """Serve the cubes of a catalogue as Zarr over HTTP."""
-    _load_server()(catalog, host=host, port=port, ready=lambda url: sys.stdout.write(_welcome(url, catalog)))
+
+    def announce(url: str) -> None:
+        sys.stdout.write(_welcome(url, catalog))
+        sys.stdout.flush()  # who started the server through a pipe waits for these lines
+
+    _load_server()(catalog, host=host, port=port, ready=announce)
 
 
 def _welcome(url: str, catalog: Path) -> str:
@@ -218,7 +223,7 @@ def _load_server() -> Callable[..., None]:
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running.")] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where everything is written.")] = Path("demo"),
-    size: Annotated[int, typer.Option("--size", help="Pixels an edge of a scene.", min=256, max=10240)] = 2048,
+    size: Annotated[int, typer.Option("--size", help="Pixels an edge of a scene.", min=256, max=10240)] = 1536,
 ) -> None:
     """Do the whole job on an archive made on the spot, behind a store that answers after 50 ms."""
     from cube.demo import run
@@ -257,7 +262,12 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _names(text: str | None) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] if text is not None else None
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise SelectionError(f"--bands {text!r}: give names of bands, separated by commas")
+    return names
 
 
 def _bbox(text: str | None) -> tuple[float, float, float, float] | None:

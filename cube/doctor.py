@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import socket
 import statistics
@@ -116,8 +117,8 @@ def _named(names: tuple[str, ...], *, show: bool = False) -> str:
 
 
 def _without_password(text: str) -> str:
-    head, at, tail = text.rpartition("@")
-    return f"{head.partition('://')[0]}://…@{tail}" if at else text
+    # A proxy may stand without a scheme (user:password@host:8080), and its password may hold any character.
+    return re.sub(r"^([A-Za-z][\w+.-]*://)?.*@", r"\1…@", text)
 
 
 def _first_byte(url: str) -> tuple[str, str, bool]:
@@ -128,7 +129,7 @@ def _first_byte(url: str) -> tuple[str, str, bool]:
             loop.run(read_head(url, 1024))
             seconds.append(time.perf_counter() - began)
     except CubeError as error:
-        return "first byte", str(error), False
+        return "first byte", redact(str(error)), False
     first, rest = seconds[0] * 1e3, statistics.median(seconds[1:]) * 1e3
     far = "; far away: compute near the data, or use overviews" if rest > 150 else ""
     return (

@@ -17,7 +17,7 @@ from cube.spec import CubeSpec
 from cube.write import stretch, write_png
 
 _TRUE_COLOUR = ("red", "green", "blue")
-_PREVIEW_EDGE = 1024
+_PREVIEW_EDGE = 768
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

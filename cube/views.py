@@ -144,7 +144,7 @@ def _periods(selection: Selection, view: View) -> tuple[np.ndarray | None, Perio
     positions = pd.Series(np.arange(len(selection.times)), index=pd.DatetimeIndex(selection.stamps))
     try:
         groups = list(positions.resample(view.freq))
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise SelectionError(f"freq={view.freq!r} is no period ({error}); use MS, QS, YS or such as 10D") from None
     labels = pd.DatetimeIndex([label for label, _ in groups]).to_numpy().astype("datetime64[us]")
     return labels, tuple(tuple(int(i) for i in members) for _, members in groups)

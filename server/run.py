@@ -7,9 +7,9 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from cube.catalog import Entry
 from cube.errors import CubeError
@@ -63,19 +63,12 @@ def serve(
 
 
 @contextlib.contextmanager
-def serving(
-    catalog: str | os.PathLike[str] | Mapping[str, Entry],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    settings: ServerSettings | None = None,
-) -> Iterator[str]:
-    """Serve on a thread of this process until the block ends; arguments and errors as in `serve`.
+def serving(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve an application on a thread of this process until the block ends; errors as in `serve`.
 
     Yields:
         The server's URL.
     """
-    app = create_app(catalog, settings=settings)
     with contextlib.closing(_listen(host, port)) as listener:
         listening = threading.Event()
         server = _Server(_config(app), listening.set)
@@ -91,7 +84,7 @@ def serving(
             thread.join()
 
 
-def _config(app: Any) -> uvicorn.Config:
+def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_level="warning",

@@ -59,7 +59,7 @@ def connect(cluster: str | None) -> Iterator[Any]:
 
 async def _knock(address: str, timeout_s: float) -> None:
     """Connect and part: a `Client` that never connects hangs for 20 s more, and prints why, when it is deleted."""
-    from distributed.comm import connect as connect_comm
+    from distributed.comm.core import connect as connect_comm
 
     async with asyncio.timeout(timeout_s):  # something that is no scheduler may take a connection and say nothing
         comm = await connect_comm(address, timeout=timeout_s)
