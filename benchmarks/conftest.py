@@ -47,7 +47,7 @@ def many(full, tmp_path_factory) -> Path:
     pixels = np.arange(256 * 256, dtype="u2").reshape(256, 256)
     write_cog(folder / "first.tif", pixels, nodata=0, blocksize=128)
     for i in range(2000 if full else 50):
-        shutil.copy(folder / "first.tif", folder / f"band_{np.datetime64(i, "D")}.tif")
+        shutil.copy(folder / "first.tif", folder / f"band_{np.datetime64(i, 'D')}.tif")
     (folder / "first.tif").unlink()
     return folder
 

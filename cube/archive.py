@@ -294,6 +294,11 @@ def _choose_bands(
     boxes = _boxes(scanned, grid)
     chosen = []
     for name, members in samples.items():
+        if name in COORDINATES:
+            raise BuildError(
+                f"a band of {members[0].scanned.source.href} is called {name!r}, as a coordinate of the cube is; "
+                "name it by a pattern (pattern=, --pattern), or leave it out with `bands`"
+            )
         holes = []
         for time in times or [None]:
             here = places[name].get(time, [])

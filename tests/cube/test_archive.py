@@ -270,8 +270,8 @@ def test_what_names_no_archive_is_refused(tmp_path, what, message, monkeypatch):
     [
         (b"", "ends before byte 0: it is empty"),
         (b"II", r"is not a TIFF|truncated\?"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), r"is not a TIFF \(it begins with b'\\x89PNG"),
-        (b"<html><body>Sign in</body></html>", r"is not a TIFF \(it begins with b'<html><b'\)"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), r"is not a TIFF.* it begins with b'\\x89PNG"),
+        (b"<html><body>Sign in</body></html>", r"is not a TIFF.* it begins with b'<html><b'"),
         (b"II*\x00" + bytes([8, 0, 0, 0]), r"truncated\?"),
         (b"II*\x00" + bytes([0, 0, 0, 0]) + bytes(20), "has no image"),
     ],
@@ -356,7 +356,7 @@ def test_neighbours_that_share_an_edge_do_not_overlap(tmp_path):
 def test_overlaps_of_one_date_are_named_with_it(tmp_path):
     for tile, date in itertools.product((0, 1), ("20240101", "20240201")):
         write(tmp_path / f"t{tile}_{date}.tif", column=tile * (120 if date == "20240101" else 60))
-    with pytest.raises(BuildError, match=r"band 'v' at 2024-02-01T00:00:00 comes from two overlapping sources"):
+    with pytest.raises(BuildError, match=r"band 'band_1' at 2024-02-01T00:00:00 comes from two overlapping sources"):
         build(tmp_path, pattern="{tile}_{time:%Y%m%d}.tif")
 
 
@@ -369,7 +369,7 @@ def test_times_are_all_or_nothing(items, tmp_path):
 
 
 def test_unknown_bands_are_refused(series, items):
-    with pytest.raises(BuildError, match="bands blue were asked for; the files have nir, red"):
+    with pytest.raises(BuildError, match="bands blue were asked for; the sources have nir, red"):
         build(series[0], bands=["red", "blue"])
     with pytest.raises(SelectionError, match="blue"):
         build(items, bands=["blue"])

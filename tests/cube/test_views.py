@@ -189,7 +189,7 @@ def test_a_cube_without_time(archive: Archive, tmp_path: Path) -> None:
         ({"mask": "qa=1"}, "band 'qa' was asked for"),
         ({"mask": "qa"}, "say which values of 'qa' are clear"),
         ({"chunks": {"z": 2}}, "the cube's dimensions are time, y, x"),
-        ({"level": 7}, "level 7 was asked for; 's2' has levels 0 to 1"),
+        ({"level": 7}, "level 7 was asked for; 's2' has levels 0 to 2"),
         ({"time": "2023"}, "'s2' has no date then; its dates run from 2024-04-09 to 2024-07-13"),
         ({"bbox": (0, 0, 1, 1)}, "lies outside of the cube"),
     ],

@@ -1,0 +1,247 @@
+"""Kerchunk references: what others read through them is what the cube holds, or they are refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401 - the accessor .rio
+import xarray as xr
+import zarr
+from affine import Affine
+from fsspec.implementations.reference import LazyReferenceMapper
+
+import cube
+from cube.errors import ReferencesError
+from cube.io.trace import trace
+from cube.manifest import Manifest
+from cube.references import plan_references, to_kerchunk
+from cube.testing import ObjectStore, unique_values, write_archive, write_cog
+
+# rioxarray and odc-geo still multiply affines with `*`.
+pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+
+TILE = 64
+SHAPE = (150, 200)
+TILED: dict[str, Any] = {"driver": "GTiff", "blockxsize": TILE, "blockysize": TILE}
+
+
+def open_parquet(path: Path, **options: Any) -> xr.Dataset:
+    """Open Parquet references as their readers do, but with pyarrow: fsspec's default is fastparquet."""
+    mapper = LazyReferenceMapper(str(path), fs=fsspec.filesystem("file"), engine="pyarrow")
+    files = fsspec.filesystem("reference", fo=mapper, remote_options={"asynchronous": True}, asynchronous=True)
+    store = zarr.storage.FsspecStore(files, read_only=True)
+    return xr.open_zarr(store, zarr_format=2, consolidated=False, chunks=None, **options)
+
+
+def open_as_others_do(path: Path, **options: Any) -> xr.Dataset:
+    return xr.open_dataset(str(path), engine="kerchunk", **options) if path.suffix == ".json" else open_parquet(path)
+
+
+def require_equal(manifest: Manifest, folder: Path, level: int = 0) -> None:
+    """Write references in both forms and compare what is read through them with the cube."""
+    expected = cube.open_cube(manifest, level=level).load()
+    for path in (folder / "refs.json", folder / "refs.parq"):
+        tiles = to_kerchunk(manifest, path, level=level)
+        assert tiles > 0
+        found = open_as_others_do(path).load()
+        assert found.rio.crs == expected.rio.crs
+        for name in expected.variables:
+            np.testing.assert_array_equal(found[name].values, expected[name].values, err_msg=f"{path.name}: {name}")
+            assert found[name].dtype.newbyteorder("=") == expected[name].dtype
+
+
+@pytest.mark.parametrize("endianness", ["LITTLE", "BIG"])
+@pytest.mark.parametrize(
+    ("compress", "predictor", "dtype"),
+    [
+        ("NONE", 1, "uint16"),
+        ("NONE", 1, "float64"),
+        ("DEFLATE", 1, "int16"),
+        ("DEFLATE", 2, "uint8"),
+        ("DEFLATE", 2, "uint16"),
+        ("DEFLATE", 2, "float32"),
+        ("DEFLATE", 3, "float32"),
+        ("DEFLATE", 3, "float64"),
+        ("LZW", 1, "int8"),
+        ("LZW", 2, "int32"),
+        ("LZW", 3, "float32"),
+        ("ZSTD", 1, "uint32"),
+        ("ZSTD", 2, "uint16"),
+        ("ZSTD", 3, "float64"),
+    ],
+)
+def test_tiles_are_read_as_the_cube_reads_them(
+    tmp_path: Path, compress: str, predictor: int, dtype: str, endianness: str
+) -> None:
+    # A name that a URL would escape.
+    path = tmp_path / "a b%20.tif"
+    values = unique_values(SHAPE, dtype)
+    write_cog(path, values, compress=compress, predictor=predictor, ENDIANNESS=endianness, **TILED)
+    require_equal(cube.build(path), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_sparse_tiles_hold_what_the_file_says(tmp_path: Path, dtype: str, nodata: int | None) -> None:
+    values = unique_values(SHAPE, dtype)
+    values[:TILE, :TILE] = nodata or 0
+    path = write_cog(tmp_path / "sparse.tif", values, nodata=nodata, SPARSE_OK=True, **TILED)
+    manifest = cube.build(path)
+    assert (manifest.image(0).lengths == 0).sum() == 1
+    require_equal(manifest, tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 0), ("float32", None)])
+def test_holes_hold_nodata(tmp_path: Path, dtype: str, nodata: int | None) -> None:
+    for number, (date, band) in enumerate([("20240101", "red"), ("20240101", "nir"), ("20240202", "red")]):
+        values = unique_values(SHAPE, dtype, seed=number)
+        write_cog(tmp_path / "in" / f"x_{date}_{band}.tif", values, nodata=nodata, **TILED)
+    manifest = cube.build(tmp_path / "in")
+    require_equal(manifest, tmp_path)
+    references = plan_references(manifest)
+    assert "nir/0.0.0" in references
+    assert "nir/1.0.0" not in references
+
+
+def test_class_bands_with_holes_are_not_masked(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "s2", size=128, dates=["2024-04-09", "2024-05-09"], tile=TILE)
+    items = json.loads(archive.items.read_text())
+    (key,) = [key for key in items["features"][0]["assets"] if key.lower() == "scl"]
+    del items["features"][1]["assets"][key]
+    archive.items.write_text(json.dumps(items))
+    manifest = cube.build(archive.items)
+    require_equal(manifest, tmp_path)
+    assert xr.open_dataset(str(tmp_path / "refs.json"), engine="kerchunk")["scl"].dtype == "uint8"
+
+
+def test_bands_of_a_file_that_keeps_them_apart(tmp_path: Path) -> None:
+    path = write_cog(tmp_path / "rgb.tif", unique_values((3, *SHAPE), "uint16"), interleave="BAND", **TILED)
+    require_equal(cube.build(path), tmp_path)
+
+
+def test_tiles_side_by_side_and_their_overviews(tmp_path: Path) -> None:
+    for row in range(2):
+        for column in range(2):
+            x, y = 5 + column * 2.56, 50 - row * 2.56
+            write_cog(
+                tmp_path / "in" / f"n{row}e{column}_elevation.tif",
+                unique_values((256, 256), "int16", seed=2 * row + column),
+                crs="EPSG:4326",
+                transform=Affine(0.01, 0, x, 0, -0.01, y),
+                nodata=-32768,
+                blocksize=TILE * 2,
+                overview_count=1,
+            )
+    manifest = cube.build(tmp_path / "in")
+    require_equal(manifest, tmp_path)
+    assert len(manifest.levels) > 1
+    require_equal(manifest, tmp_path, level=1)
+
+
+def test_files_behind_http(tmp_path: Path) -> None:
+    write_cog(tmp_path / "in" / "a.tif", unique_values(SHAPE, "uint16"), nodata=0, **TILED)
+    with ObjectStore(tmp_path / "in") as store:
+        manifest = cube.build(f"{store.url}/a.tif", to=tmp_path / "a.cube")
+        require_equal(manifest, tmp_path)
+
+
+def test_planning_reads_no_tile_and_says_shape_and_dtype(tmp_path: Path) -> None:
+    path = write_cog(tmp_path / "a.tif", unique_values(SHAPE, "uint16"), nodata=0, **TILED)
+    manifest = cube.build(path)
+    with trace() as asked:
+        references = plan_references(manifest)
+    assert [record.href for record in asked.records if record.href.endswith(".tif")] == []
+    image = manifest.image(0)
+    assert references["band_1/1.2"] == (path.as_posix(), image.offsets[0, 1, 2], image.lengths[0, 1, 2])
+    document = references["band_1/.zarray"]
+    assert isinstance(document, bytes)
+    assert json.loads(document)["filters"] == [
+        {"id": "imagecodecs_delta", "axis": -1, "dist": 1, "shape": [TILE, TILE], "dtype": "<u2"}
+    ]
+
+
+def write_pair(folder: Path, second: dict[str, Any], shape: tuple[int, int] = (TILE * 2, TILE * 2)) -> Manifest:
+    """Two files side by side, the second made with other options, as one cube."""
+    for number, options in enumerate([TILED, TILED | second]):
+        transform = Affine(10, 0, 500000 + number * shape[1] * 10, 0, -10, 5400000)
+        values = unique_values(shape, "uint16", seed=number)
+        write_cog(folder / f"e{number}_dn.tif", values, transform=transform, nodata=0, **options)
+    return cube.build(folder, to=folder / "pair.cube")
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ({"compress": "LZW"}, "differs from .*e0_dn.tif in compression: 5 and 8"),
+        ({"predictor": 1}, "differs from .* in predictor"),
+        ({"blockxsize": 32}, "differs from .* in tile shape"),
+        ({"ENDIANNESS": "BIG"}, "differs from .* in byte order"),
+    ],
+)
+def test_files_that_differ_are_refused(tmp_path: Path, second: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ReferencesError, match=f"band 'dn': .*e1_dn.tif {reason}"):
+        plan_references(write_pair(tmp_path, second))
+
+
+def test_a_file_that_ends_inside_a_tile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReferencesError, match=r"e0_dn\.tif ends inside a tile \(100 columns, tiles of 64\)"):
+        plan_references(write_pair(tmp_path, {}, (TILE, 100)))
+
+
+def test_a_file_that_starts_inside_a_tile_is_refused(tmp_path: Path) -> None:
+    for number, (x, columns) in enumerate([(0, TILE), (TILE + 8, TILE)]):
+        transform = Affine(10, 0, 500000 + x * 10, 0, -10, 5400000)
+        write_cog(tmp_path / f"e{number}_dn.tif", unique_values((64, columns), "uint16"), transform=transform, nodata=0)
+    with pytest.raises(ReferencesError, match=r"e1_dn\.tif .*columns"):
+        plan_references(cube.build(tmp_path, to=tmp_path / "a.cube"))
+
+
+def test_bands_that_share_tiles_are_refused(tmp_path: Path) -> None:
+    path = write_cog(tmp_path / "rgb.tif", unique_values((3, *SHAPE), "uint8"), interleave="PIXEL", **TILED)
+    with pytest.raises(ReferencesError, match=r"band 'band_1': .*rgb\.tif holds 3 bands pixel by pixel"):
+        plan_references(cube.build(path))
+
+
+def test_large_tiles_that_no_file_holds_are_refused(tmp_path: Path) -> None:
+    values = unique_values((512, 1024), "float64")
+    values[:, :512] = 0
+    path = write_cog(tmp_path / "a.tif", values, driver="GTiff", compress="NONE", SPARSE_OK=True)
+    with pytest.raises(ReferencesError, match="in no file, and its tiles are not compressed"):
+        plan_references(cube.build(path))
+
+
+def test_what_is_there_is_replaced_only_if_it_is_ours(tmp_path: Path) -> None:
+    manifest = cube.build(write_cog(tmp_path / "a.tif", unique_values(SHAPE, "uint16"), **TILED))
+    with pytest.raises(ReferencesError, match=r"ends with \.json or \.parq"):
+        to_kerchunk(manifest, tmp_path / "refs.txt")
+    other = tmp_path / "photos.parq"
+    other.mkdir()
+    (other / "photo.jpg").write_bytes(b"1")
+    with pytest.raises(ReferencesError, match="holds no references"):
+        to_kerchunk(manifest, other)
+    assert (other / "photo.jpg").read_bytes() == b"1"
+    for _ in range(2):
+        require_equal(manifest, tmp_path)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_others_need_nothing_of_ours(tmp_path: Path) -> None:
+    values = unique_values(SHAPE, "uint16")
+    manifest = cube.build(write_cog(tmp_path / "a.tif", values, nodata=0, **TILED))
+    to_kerchunk(manifest, tmp_path / "refs.json")
+    code = (
+        "import sys, numpy, xarray\n"
+        f"found = xarray.open_dataset({str(tmp_path / 'refs.json')!r}, engine='kerchunk')['band_1'].values\n"
+        f"numpy.save({str(tmp_path / 'found.npy')!r}, found)\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('cube', 'server')])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
+    np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), values.astype("float32"))
