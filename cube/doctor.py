@@ -104,6 +104,8 @@ def _disk() -> tuple[str, str, bool]:
 
 def _port() -> tuple[str, str, bool]:
     with socket.socket() as probe:
+        if os.name == "posix":  # as the server does: connections of one that has just ended take no port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", _PORT))
         except OSError as error:

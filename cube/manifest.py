@@ -194,8 +194,11 @@ class Manifest:
         """Return one source's facts, its place on the grid of `level`."""
         by_rows, by_columns = self._factors[level]
         values = {name: self._table[name][source].as_py() for name in ("href", "byteorder", "samples", "interleave")}
+        href = join(parent(self.url), values.pop("href"))
+        if local_path(self.url) is None and local_path(href) is not None:
+            raise ManifestError(f"{self.url} names {href}, a file of this machine, which a remote manifest must not")
         return SourceFacts(
-            href=join(parent(self.url), values.pop("href")),
+            href=href,
             time=int(self._time[source]),
             row=int(self._rows[source]) // by_rows,
             column=int(self._columns[source]) // by_columns,

@@ -139,7 +139,7 @@ def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
 def _refusal(band: Band, href: str, reason: str) -> ReferencesError:
     return ReferencesError(
         f"static references cannot describe band {band.name!r}: {href} {reason}; "
-        "serve the cube instead (`cube serve`), or export bands or files that can be described"
+        "serve the cube instead (`cube serve`), which needs no such thing"
     )
 
 
@@ -154,9 +154,7 @@ def _require_describable(band: Band, facts: SourceFacts, image: SourceLevel, gri
     )
     for what, start, length, tile, whole in axes:
         if start % tile:
-            raise _refusal(
-                band, facts.href, f"starts {start} {what} into the cube, not a multiple of its tiles' {tile}"
-            )
+            raise _refusal(band, facts.href, f"starts {start} {what} into the cube, inside a tile of {tile}")
         if length % tile and start + length < whole:
             raise _refusal(band, facts.href, f"ends inside a tile ({length} {what}, tiles of {tile}) within the cube")
 

@@ -133,7 +133,8 @@ def write_manifest(
         _replace(path / snapshot_name(version), text.encode())
         _replace(path / POINTER, json.dumps({"format": FORMAT, "schema": SCHEMA, "version": version}).encode())
     except OSError as error:
-        raise ManifestError(f"the manifest {path} cannot be written: {error}") from error
+        hint = "give another folder (to=) or cache folder (CUBE_CACHE_DIR)"
+        raise ManifestError(f"the manifest {path} cannot be written: {error}; {hint}") from error
     return version
 
 

@@ -186,7 +186,7 @@ def write_pair(folder: Path, second: dict[str, Any], shape: tuple[int, int] = (T
     ],
 )
 def test_files_that_differ_are_refused(tmp_path: Path, second: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ReferencesError, match=f"band 'dn': .*e1_dn.tif {reason}"):
+    with pytest.raises(ReferencesError, match=f"band 'band_1': .*e1_dn.tif {reason}"):
         plan_references(write_pair(tmp_path, second))
 
 
@@ -196,10 +196,11 @@ def test_a_file_that_ends_inside_a_tile_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_starts_inside_a_tile_is_refused(tmp_path: Path) -> None:
-    for number, (x, columns) in enumerate([(0, TILE), (TILE + 8, TILE)]):
+    for number, x in enumerate([0, TILE + 8]):
         transform = Affine(10, 0, 500000 + x * 10, 0, -10, 5400000)
-        write_cog(tmp_path / f"e{number}_dn.tif", unique_values((64, columns), "uint16"), transform=transform, nodata=0)
-    with pytest.raises(ReferencesError, match=r"e1_dn\.tif .*columns"):
+        values = unique_values((TILE, TILE), "uint16")
+        write_cog(tmp_path / f"e{number}.tif", values, transform=transform, nodata=0, **TILED)
+    with pytest.raises(ReferencesError, match=r"e1\.tif starts 72 columns into the cube, inside a tile of 64"):
         plan_references(cube.build(tmp_path, to=tmp_path / "a.cube"))
 
 
@@ -236,12 +237,13 @@ def test_others_need_nothing_of_ours(tmp_path: Path) -> None:
     values = unique_values(SHAPE, "uint16")
     manifest = cube.build(write_cog(tmp_path / "a.tif", values, nodata=0, **TILED))
     to_kerchunk(manifest, tmp_path / "refs.json")
+    # xarray loads every installed engine, and so tries ours.
     code = (
-        "import sys, numpy, xarray\n"
+        "import sys\n"
+        "sys.modules['cube'] = sys.modules['server'] = None\n"
+        "import numpy, xarray\n"
         f"found = xarray.open_dataset({str(tmp_path / 'refs.json')!r}, engine='kerchunk')['band_1'].values\n"
         f"numpy.save({str(tmp_path / 'found.npy')!r}, found)\n"
-        "print([name for name in sys.modules if name.partition('.')[0] in ('cube', 'server')])\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == "[]"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), values.astype("float32"))

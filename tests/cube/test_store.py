@@ -210,7 +210,9 @@ def stores(scenes: Manifest, layer: Manifest) -> dict[tuple[str, int], tuple[Cub
     name=st.sampled_from(["scenes", "layer"]),
     zarr_format=st.sampled_from(FORMATS),
     array=st.sampled_from(["red", "band_1", "height", "x", "time", "spatial_ref", "", "c", "RED"]),
-    parts=st.lists(st.sampled_from(["c", "0", "1", "2", "3", "00", "+1", "-1", "1_0", "٣", "1 ", "", "9" * 5000]), max_size=4),
+    parts=st.lists(
+        st.sampled_from(["c", "0", "1", "2", "3", "00", "+1", "-1", "1_0", "٣", "1 ", "", "9" * 5000]), max_size=4
+    ),
     separator=st.sampled_from("/."),
 )
 def test_only_canonical_keys_name_something(

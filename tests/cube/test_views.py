@@ -66,11 +66,14 @@ def test_medians_of_months_are_the_truth_and_empty_months_are_nan(archive: Archi
     assert np.isnan(values[2]).all()  # June
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning", "ignore:Mean of empty slice:RuntimeWarning")
 @pytest.mark.parametrize("name", ["median", "mean", "max", "min"])
 @pytest.mark.parametrize("chunks", ["auto", {"y": 100, "x": 64}])
 def test_a_composite_equals_plain_xarray(manifest: Manifest, name: str, chunks: Any) -> None:
     found = compute(open_view(manifest, "ndvi", mask="scl", composite=name, chunks=chunks))
-    expected = getattr(plain_ndvi(manifest).chunk(time=-1), name)("time").astype("float32")
+    expected = (
+        getattr(plain_ndvi(manifest).chunk(time=-1), name)("time").astype("float32").compute(scheduler="synchronous")
+    )
     if name == "mean":  # the sum's order is numpy's business
         np.testing.assert_allclose(found, expected, rtol=3e-7)
     else:
@@ -99,7 +102,7 @@ def test_another_index_takes_its_own_bands(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("level", [0, 1])
 def test_a_block_is_one_read_of_just_its_bands(manifest: Manifest, level: int) -> None:
-    view = open_view(manifest, "ndvi", mask="scl", composite="median", chunks={"y": 64}, level=level)
+    view = open_view(manifest, "ndvi", mask="scl", composite="median", chunks={"y": 64, "x": -1}, level=level)
     graph = view.data.__dask_optimize__(view.data.__dask_graph__(), view.data.__dask_keys__())
     reads = [task for task in dict(graph).values() if getattr(task, "func", None) is read_bands]
     blocks = {0: 3, 1: 2}[level]
@@ -126,12 +129,12 @@ def test_the_result_has_the_cubes_grid_and_says_what_it_is(manifest: Manifest) -
     assert view.attrs["long_name"] == "max of normalized difference vegetation index"
     assert view.attrs["units"] == "1"
     assert set(view.coords) == {"y", "x", "spatial_ref"}
-    for name in ("y", "x"):
+    for name in ("y", "x", "spatial_ref"):
         xr.testing.assert_identical(view[name], ds[name])
     assert view.rio.crs.to_epsg() == 32633
-    assert view.rio.transform() == ds.rio.transform()
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
 def test_a_box_and_a_time_are_a_part_of_the_whole(manifest: Manifest) -> None:
     bbox = (13.64, 48.735, 13.65, 48.745)
     part = open_view(manifest, "ndvi", mask="scl", composite="median", bbox=bbox, time=("2024-04", "2024-05"))

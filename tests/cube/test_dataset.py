@@ -1,0 +1,407 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import odc.geo.xr  # noqa: F401 - registers .odc
+import pytest
+import rioxarray  # noqa: F401 - registers .rio
+import xarray as xr
+import yaml
+from rasterio.transform import from_origin
+
+from cube import open_cube
+from cube.archive import build
+from cube.errors import BuildError, CatalogError, CubeError, ManifestError, SelectionError
+from cube.grid import Window
+from cube.io.trace import trace
+from cube.lazy import LazyBand
+from cube.selection import select
+from cube.spec import CubeSpec
+from cube.testing.archive import unique_values, write_cog
+
+DATES = ("20240101", "20240201", "20240301")
+SCALE, OFFSET = 0.0001, -0.1
+
+
+def write(path, array, *, column=0, **options):
+    options = {"driver": "GTiff", "blockxsize": 64, "blockysize": 64} | options
+    return write_cog(path, array, transform=from_origin(500000 + 10 * column, 5000000, 10, 10), **options)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """(date, band) -> numbers of two tiles side by side; nodata in places."""
+    found = {}
+    for seed, (date, band) in enumerate(itertools.product(DATES, ("red", "nir"))):
+        array = unique_values((100, 240), "uint16", seed)
+        array[seed : seed + 20, 100:140] = 0
+        found[date, band] = array
+    return found
+
+
+@pytest.fixture(scope="module")
+def manifest(arrays, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive")
+    for (date, band), array in arrays.items():
+        for tile in (0, 1):
+            part = array[:, tile * 120 : tile * 120 + 120]
+            path = folder / f"t{tile}_{date}_{band}.tif"
+            write(path, part, column=tile * 120, nodata=0, scale=SCALE, offset=OFFSET)
+    return build(folder, name="series", attributes={"title": "A series", "license": "CC-BY-4.0"})
+
+
+@pytest.fixture(scope="module")
+def truth(arrays):
+    """The stored numbers as (time, y, x) by band."""
+    return {band: np.stack([arrays[date, band] for date in DATES]) for band in ("red", "nir")}
+
+
+def stored(manifest, **options):
+    return open_cube(manifest, mask_and_scale=False, **options)
+
+
+BLOCKS = [None, "auto", {}, {"time": 1, "y": 64, "x": 64}, {"x": 50}]
+
+
+@pytest.mark.parametrize("chunks", BLOCKS)
+def test_stored_numbers(manifest, truth, chunks):
+    ds = stored(manifest, chunks=chunks)
+    assert list(ds.data_vars) == ["nir", "red"]
+    assert dict(ds.sizes) == {"time": 3, "y": 100, "x": 240}
+    for band, values in truth.items():
+        assert ds[band].dims == ("time", "y", "x")
+        assert ds[band].dtype == "uint16"
+        np.testing.assert_array_equal(ds[band].values, values)
+        assert ds[band].attrs["scale_factor"] == SCALE
+        assert ds[band].attrs["add_offset"] == OFFSET
+        assert ds[band].attrs["_FillValue"] == 0
+        assert ds[band].attrs["_FillValue"].dtype == "uint16"
+    assert ds.attrs["values"] == "as stored: see scale_factor, add_offset and _FillValue"
+
+
+@pytest.mark.parametrize("chunks", BLOCKS)
+def test_physical_values(manifest, truth, chunks):
+    ds = open_cube(manifest, chunks=chunks)
+    for band, values in truth.items():
+        assert ds[band].dtype.kind == "f"
+        np.testing.assert_array_equal(np.isnan(ds[band].values), values == 0)
+        expected = np.where(values == 0, np.nan, values * SCALE + OFFSET)
+        np.testing.assert_allclose(ds[band].values, expected, rtol=1e-5, atol=1e-6)
+        assert ds[band].encoding["_FillValue"] == 0
+        assert ds[band].encoding["scale_factor"] == SCALE
+        assert "_FillValue" not in ds[band].attrs
+    assert ds.attrs["values"] == "physical: scale and offset applied, no data is NaN"
+
+
+def test_the_repr_says_which_numbers_these_are(manifest):
+    assert "no data is NaN" in repr(open_cube(manifest))
+    assert "as stored" in repr(stored(manifest))
+
+
+def test_without_nodata_zeros_and_integers_stay(tmp_path):
+    array = np.zeros((70, 80), "uint8")
+    array[3, 4] = 9
+    ds = open_cube(write(tmp_path / "a.tif", array))
+    assert ds.band_1.dtype == "uint8"
+    assert "_FillValue" not in {**ds.band_1.attrs, **ds.band_1.encoding}
+    np.testing.assert_array_equal(ds.band_1.values, array)
+
+
+@pytest.mark.parametrize("nodata", [None, np.nan, -9999.0])
+def test_floats_are_masked_where_nodata_is(tmp_path, nodata):
+    array = unique_values((70, 80), "float32")
+    array[:9] = np.nan
+    array[20:30] = -9999.0
+    ds = open_cube(write(tmp_path / "a.tif", array, nodata=nodata))
+    expected = np.where(array == nodata, np.nan, array) if nodata == -9999.0 else array
+    np.testing.assert_array_equal(ds.band_1.values, expected)
+    assert ds.band_1.dtype == "float32"
+
+
+def test_coordinates(manifest):
+    ds = open_cube(manifest)
+    np.testing.assert_array_equal(ds.x.values, 500000 + 10 * (np.arange(240) + 0.5))
+    np.testing.assert_array_equal(ds.y.values, 5000000 - 10 * (np.arange(100) + 0.5))
+    assert ds.time.values.tolist() == np.array(["2024-01-01", "2024-02-01", "2024-03-01"], "datetime64[ns]").tolist()
+    assert ds.x.attrs["standard_name"] == "projection_x_coordinate"
+    assert ds.time.attrs["standard_name"] == "time"
+    assert ds.title == "A series"
+    assert set(ds.coords) == {"time", "y", "x", "spatial_ref"}
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray with affine 3.1
+@pytest.mark.parametrize("what", [{}, {"level": 0, "bbox": (15.0, 45.14, 15.01, 45.15)}])
+def test_rioxarray_and_odc_geo_find_the_grid(manifest, what):
+    ds = open_cube(manifest, **what)
+    assert ds.rio.crs.to_epsg() == 32633
+    assert ds.red.rio.crs.to_epsg() == 32633
+    assert ds.odc.geobox.crs.epsg == 32633
+    left, top = float(ds.x[0]) - 5, float(ds.y[0]) + 5
+    assert tuple(ds.rio.transform())[:6] == (10, 0, left, 0, -10, top)
+    assert tuple(ds.red.odc.geobox.transform)[:6] == (10, 0, left, 0, -10, top)
+    assert ds.odc.geobox.shape == ds.red.shape[-2:]
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 2, "x": 70}])
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"time": 0},
+        {"time": -1, "y": 5, "x": -7},
+        {"time": slice(None, None, -1)},
+        {"y": slice(10, 60, 7), "x": slice(200, 100, -3)},
+        {"time": [2, 0], "x": [5, 3, 230, 3]},
+        {"y": slice(50, 50)},
+        {"time": [], "x": slice(3, 9)},
+        {"y": np.array([99, 0])},
+        {"time": slice(1, None), "y": 63, "x": slice(119, 121)},
+        {"x": np.arange(240) % 2 == 0},
+    ],
+)
+def test_any_index_gives_what_numpy_gives(manifest, truth, chunks, key):
+    ds = stored(manifest, chunks=chunks)
+    oracle = xr.DataArray(truth["red"], dims=("time", "y", "x"))
+    found, expected = ds.red.isel(key), oracle.isel(key)
+    assert found.dims == expected.dims
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert found.dtype == "uint16"
+
+
+def test_pointwise_indexing(manifest, truth):
+    ds = stored(manifest)
+    time, y, x = (xr.DataArray(each, dims="point") for each in ([0, 2, 1, 0], [1, 99, 50, 1], [239, 0, 120, 239]))
+    np.testing.assert_array_equal(ds.red.isel(time=time, y=y, x=x).values, truth["red"][time, y, x])
+    np.testing.assert_array_equal(ds.red.isel(time=1).isel(y=y, x=x).values, truth["red"][1, y, x])
+
+
+def test_selections_by_label(manifest, truth):
+    ds = stored(manifest)
+    np.testing.assert_array_equal(ds.red.sel(time="2024-02")[0].values, truth["red"][1])
+    found = ds.red.sel(x=slice(500500, 500700), y=slice(4999900, 4999700))
+    np.testing.assert_array_equal(found.values, truth["red"][:, 10:30, 50:70])
+    assert ds.red.sel(x=501234, y=4999001, method="nearest").isel(time=0).item() == truth["red"][0, 99, 123]
+
+
+def test_windows_dates_and_bands_compose(manifest, truth):
+    bbox = (15.001, 45.144, 15.012, 45.149)
+    ds = stored(manifest, bands=["nir"], bbox=bbox, time=("2024-02", "2024-03"))
+    full = stored(manifest)
+    assert list(ds.data_vars) == ["nir"]
+    assert 0 < ds.sizes["x"] < 240
+    assert 0 < ds.sizes["y"] < 100
+    xr.testing.assert_identical(
+        ds.load(), full[["nir"]].sel(time=ds.time, y=ds.y, x=ds.x).load().assign_coords(spatial_ref=ds.spatial_ref)
+    )
+
+
+def test_nothing_is_read_until_it_is_used(manifest):
+    with trace() as asked:
+        ds = open_cube(manifest)
+        repr(ds)
+        part = ds.red.isel(time=0, y=slice(0, 10))
+        assert part.sizes == {"y": 10, "x": 240}
+    assert asked.requests == 0
+    part.load()
+
+
+def test_a_slice_reads_only_its_tiles(manifest):
+    ds = stored(manifest)
+    with trace() as asked:
+        _ = ds.red.isel(time=1, y=slice(0, 10), x=slice(0, 10)).values
+    assert [record.href.rpartition("/")[2] for record in asked.records] == ["t0_20240201_red.tif"]
+
+
+def test_variables_loaded_together_are_read_at_once(manifest, truth):
+    ds = stored(manifest)
+    loaded = asyncio.run(ds.load_async())
+    for band, values in truth.items():
+        np.testing.assert_array_equal(loaded[band].values, values)
+    empty = asyncio.run(stored(manifest).isel(y=slice(0, 0)).load_async())
+    assert empty.red.shape == (3, 0, 240)
+
+
+def test_lazy_variables_cross_process_borders(manifest, truth):
+    ds = pickle.loads(pickle.dumps(open_cube(manifest, mask_and_scale=False)))
+    np.testing.assert_array_equal(ds.nir.values, truth["nir"])
+    selection = select(manifest, CubeSpec(manifest=manifest.url, version=manifest.version))
+    assert len(pickle.dumps(LazyBand(selection, manifest.band("red")))) < 4000
+
+
+def test_alias_names_the_variable(manifest, tmp_path):
+    array = unique_values((70, 80), "uint8")
+    href = write(tmp_path / "a.tif", array).as_posix()
+    item = {
+        "type": "Feature",
+        "id": "a",
+        "properties": {"datetime": "2024-01-01T00:00:00Z"},
+        "assets": {
+            "B04": {"href": href, "type": "image/tiff; application=geotiff", "eo:bands": [{"common_name": "red"}]}
+        },
+    }
+    assert list(open_cube([item]).data_vars) == ["red"]
+    both = open_cube([item], bands=["B04", "red"], chunks={})
+    assert list(both.data_vars) == ["B04", "red"]
+    np.testing.assert_array_equal(both.B04.values, both.red.values)
+    np.testing.assert_array_equal(both.B04.values[0], array)
+
+
+def test_layers_without_time_have_no_time(tmp_path):
+    array = unique_values((70, 80), "int16")
+    for chunks in (None, {}, {"x": 30}):
+        ds = open_cube(write(tmp_path / "dem.tif", array), chunks=chunks)
+        assert ds.band_1.dims == ("y", "x")
+        assert "time" not in ds.variables
+        np.testing.assert_array_equal(ds.band_1.values, array)
+
+
+def test_classes_keep_their_integers_and_their_names(tmp_path):
+    array = (unique_values((70, 80), "uint8") % 3).astype("uint8")
+    href = write(tmp_path / "scl.tif", array, nodata=0).as_posix()
+    classes = [{"value": value, "name": name} for value, name in ((0, "no_data"), (1, "water"), (2, "bare soil"))]
+    item = {
+        "type": "Feature",
+        "id": "a",
+        "properties": {},
+        "assets": {"scl": {"href": href, "type": "image/tiff; application=geotiff", "classification:classes": classes}},
+    }
+    ds = open_cube([item])
+    assert ds.scl.dtype == "uint8"
+    np.testing.assert_array_equal(ds.scl.values, array)
+    assert ds.scl.attrs["flag_values"] == [0, 1, 2]
+    assert ds.scl.attrs["flag_meanings"] == "no_data water bare_soil"
+
+
+def test_levels(tmp_path):
+    import rasterio
+
+    path = write_cog(tmp_path / "a.tif", unique_values((500, 300), "uint16"), blocksize=64, OVERVIEW_COUNT=2)
+    for level in (1, 2):
+        ds = open_cube(path, level=level, mask_and_scale=False)
+        with rasterio.open(path, OVERVIEW_LEVEL=level - 1) as oracle:
+            np.testing.assert_array_equal(ds.band_1.values, oracle.read(1))
+            assert ds.x.values[0] == pytest.approx(oracle.xy(0, 0)[0])
+            assert ds.y.values[-1] == pytest.approx(oracle.xy(oracle.height - 1, 0)[1])
+
+
+def test_a_written_copy_reads_back_the_same(manifest, truth, tmp_path):
+    ds = open_cube(manifest)
+    ds.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    again = xr.open_zarr(tmp_path / "a.zarr", chunks=None, consolidated=False, mask_and_scale=False)
+    np.testing.assert_array_equal(again.red.values, truth["red"])
+    assert "spatial_ref" in again.coords
+
+
+# What can be opened by name.
+
+
+@pytest.fixture
+def catalog(manifest, tmp_path, monkeypatch):
+    entries = {
+        "ours": {"driver": "cube.intake.CubeSource", "args": {"urlpath": manifest.url}},
+        "theirs": {"driver": "intake_xarray.xzarr.ZarrSource", "args": {"urlpath": "https://host/a.zarr"}},
+    }
+    (tmp_path / "catalog.yaml").write_text(yaml.safe_dump({"version": 1, "sources": entries}))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_names_of_the_catalogue_in_the_current_folder(catalog, truth):
+    np.testing.assert_array_equal(open_cube("ours", mask_and_scale=False).red.values, truth["red"])
+    with pytest.raises(CatalogError, match=r"'theirs' in catalog\.yaml is read by intake_xarray\.xzarr\.ZarrSource"):
+        open_cube("theirs")
+    with pytest.raises(CatalogError, match=r"nobody: there is no such file .* \(catalog\.yaml here has ours, theirs\)"):
+        open_cube("nobody")
+
+
+def test_a_path_that_is_there_comes_before_a_name(catalog, tmp_path):
+    write(tmp_path / "ours", unique_values((70, 80), "uint8"))
+    assert list(open_cube("ours").data_vars) == ["band_1"]
+
+
+@pytest.mark.parametrize("suffix", ["", "/"])
+def test_a_manifest_by_its_path(manifest, truth, suffix):
+    np.testing.assert_array_equal(open_cube(manifest.url + suffix, mask_and_scale=False).nir.values, truth["nir"])
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("nothing", CatalogError, r"nothing: there is no such file or folder, and no cube of that name \(no catalog"),
+        ("nothing.tif", CubeError, r"nothing\.tif: there is no such file or folder"),
+        ("nothing*.tif", BuildError, r"no file matches nothing\*\.tif"),
+        ("nothing.cube", ManifestError, r"nothing\.cube holds no manifest"),
+        (7, BuildError, "cannot build a cube from a int"),
+    ],
+)
+def test_what_is_not_there_is_told(tmp_path, monkeypatch, what, error, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        open_cube(what)
+
+
+# What needs another grid, and arguments that are none.
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "lon", "lat", "x", "y"],
+)
+def test_resampling_is_refused_by_name(manifest, argument):
+    with pytest.raises(
+        SelectionError, match=f"^{argument}: a cube opens on its own grid, without resampling; leave it out"
+    ):
+        open_cube(manifest, **{argument: 10})
+    open_cube(manifest, **{argument: None})
+
+
+def test_an_unknown_argument_is_a_type_error(manifest):
+    with pytest.raises(TypeError, match="unexpected arguments: resolutoin"):
+        open_cube(manifest, resolutoin=10)
+
+
+def test_another_grouping_is_refused(manifest):
+    with pytest.raises(SelectionError, match="groupby='solar_day' is not there yet"):
+        open_cube(manifest, groupby="solar_day")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        ("all", "give 'auto', None or lengths by dimension"),
+        (100, "give 'auto', None or lengths by dimension"),
+        ({"band": 1}, "the cube's dimensions are time, y, x"),
+        ({"x": 0}, "x=0 is no length"),
+        ({"x": -2}, "x=-2 is no length"),
+        ({"x": 1.5}, r"x=1\.5 is no length"),
+        ({"x": True}, "x=True is no length"),
+        ({"x": (40, 40)}, r"x=\(40, 40\) is no length"),
+    ],
+)
+def test_chunks_that_are_none_are_refused(manifest, chunks, message):
+    with pytest.raises(SelectionError, match=message):
+        open_cube(manifest, chunks=chunks)
+
+
+def test_chunks_need_the_dask_extra(manifest):
+    code = (
+        "import sys; sys.modules['dask'] = sys.modules['dask.array'] = None\n"
+        "from cube import open_cube\n"
+        f"ds = open_cube({manifest.url!r}); print(int(ds.red.count()))\n"
+        f"open_cube({manifest.url!r}, chunks={{}})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().isdigit()
+    assert "MissingExtraError: opening a cube with chunks needs libraries" in done.stderr
+    assert "pip install 'cogcube[dask]'" in done.stderr
+
+
+def test_a_window_has_the_grid_of_its_coordinates(manifest):
+    selection = select(
+        manifest, CubeSpec(manifest=manifest.url, version=manifest.version), bbox=(15.0, 45.1, 15.01, 45.2)
+    )
+    assert isinstance(selection.window, Window)
+    np.testing.assert_array_equal(selection.grid.xs, open_cube(manifest, bbox=(15.0, 45.1, 15.01, 45.2)).x.values)
