@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cube.errors import CubeError, SelectionError
+from cube.errors import CubeError, MissingExtraError, SelectionError
 
 app = typer.Typer(
     name="cube",
@@ -30,12 +30,28 @@ Time = Annotated[str | None, typer.Option("--time", help="A date (2024, 2024-06,
 Catalog = Annotated[Path, typer.Option("--catalog", help="The catalogue file to write to.")]
 
 
+_EXTRA_OF = {
+    "dask": "dask",
+    "distributed": "dask",
+    "fastapi": "server",
+    "starlette": "server",
+    "uvicorn": "server",
+    "xpublish": "server",
+}
+"""Which extra brings a library that the base does without."""
+
+
 def main() -> None:
     """Run the command; an error is one sentence on standard error and exit code 1."""
     try:
         app(standalone_mode=True)
     except CubeError as error:
         _fail(str(error))
+    except ImportError as error:
+        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _fail(str(MissingExtraError("this command", extra)))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -103,7 +119,7 @@ def info(
         sys.stderr.write(f"{preview}: {shown}\n")
 
 
-@app.command(epilog="Example: cube compute mine ndvi --composite median --freq MS --mask scl -o ndvi.tif")
+@app.command(epilog="Example: cube compute mine ndvi --composite median --mask scl -o ndvi.tif")
 def compute(
     name: Name,
     index: Annotated[str, typer.Argument(help="ndvi, ndwi or nbr.")],
@@ -198,7 +214,6 @@ def _load_server() -> Callable[..., None]:
     import importlib.util
 
     import cube
-    from cube.errors import MissingExtraError
 
     expected = Path(cube.__file__ or "").parent.parent / "server"
     spec = importlib.util.find_spec("server")  # finds a top-level module without running it
@@ -210,12 +225,7 @@ def _load_server() -> Callable[..., None]:
             "`cube` from another folder"
         )
     (entry,) = importlib.metadata.entry_points(group="cogcube.server", name="serve")
-    try:
-        loaded: Callable[..., None] = entry.load()
-    except ImportError as error:
-        if error.name is not None and error.name.partition(".")[0] in ("cube", "server"):
-            raise
-        raise MissingExtraError("cube serve", "server") from None
+    loaded: Callable[..., None] = entry.load()
     return loaded
 
 
@@ -226,6 +236,10 @@ def demo(
     size: Annotated[int, typer.Option("--size", help="Pixels an edge of a scene.", min=256, max=10240)] = 1536,
 ) -> None:
     """Do the whole job on an archive made on the spot, behind a store that answers after 50 ms."""
+    import importlib.util
+
+    if not all(map(importlib.util.find_spec, ("distributed", "intake_xarray", "kerchunk", "xpublish"))):
+        raise MissingExtraError("cube demo", "dask,server,catalog,kerchunk")
     from cube.demo import run
 
     _load_server()

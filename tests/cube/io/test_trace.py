@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from cube.io.trace import Request, record, trace
 
 
@@ -36,11 +38,9 @@ def test_traces_may_overlap():
 
 
 def test_a_trace_ends_with_its_block_even_by_an_error():
-    try:
-        with trace() as found:
-            raise KeyError
-    except KeyError:
-        record(request())
+    with pytest.raises(KeyError), trace() as found:
+        {}["nothing"]
+    record(request())
     assert found.requests == 0
 
 
