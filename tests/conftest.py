@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
@@ -57,3 +60,55 @@ def test_data() -> Path:
     if not (folder / "MANIFEST.csv").is_file():
         pytest.skip(f"no real data in {folder}: set CUBE_TEST_DATA to its folder")
     return folder.resolve()
+
+
+type RunUv = Callable[..., str]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A virtual environment outside of the project."""
+
+    folder: Path
+
+    def program(self, name: str) -> Path:
+        windows = sys.platform == "win32"
+        return self.folder / ("Scripts" if windows else "bin") / (f"{name}.exe" if windows else name)
+
+    def run(self, *command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command as a stranger would: no checkout, no settings, an empty home."""
+        hidden = ("PYTHON", "CUBE", "VIRTUAL_ENV", "UV_", "DASK", "COVERAGE")
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        home = self.folder.parent / "home"
+        home.mkdir(exist_ok=True)
+        variables |= {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home), "NO_COLOR": "1"}
+        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def uv(require_program: Callable[[str, str], Path]) -> RunUv:
+    """Return a function that runs uv in the project's folder and returns what it printed."""
+    own = shutil.which("uv", path=ROOT / ".tools" / "uv" / ("Scripts" if sys.platform == "win32" else "bin"))
+    program = own or require_program("uv", "make setup")
+    # The cache that the set-up has filled, so that nearly nothing is fetched again.
+    environment = {"UV_CACHE_DIR": str(ROOT / ".tools" / "cache"), **os.environ, "UV_PYTHON_DOWNLOADS": "never"}
+
+    def run(*arguments: str | Path) -> str:
+        command = [program, "--quiet", "--no-progress", *arguments]
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def empty_environment(uv: RunUv, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Environment]:
+    """Return a function that makes an empty virtual environment outside of the project."""
+
+    def make() -> Environment:
+        environment = Environment(tmp_path_factory.mktemp("elsewhere") / "venv")
+        uv("venv", "--python", sys.executable, environment.folder)
+        return environment
+
+    return make

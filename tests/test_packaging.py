@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from configparser import ConfigParser
-from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("dask", "server", "catalog", "kerchunk")
-DEMO = ("demo", "--quick")
+DEMO = ("demo", "--size", "512")
 USERS_FILE = "raise SystemExit('the file of the user was run')\n"
 
 
-type RunUv = Callable[..., str]
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """A virtual environment outside of the project."""
-
-    folder: Path
-
-    def program(self, name: str) -> Path:
-        windows = sys.platform == "win32"
-        return self.folder / ("Scripts" if windows else "bin") / (f"{name}.exe" if windows else name)
-
-    def run(self, *command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Run a command as a stranger would: no checkout, no settings, an empty home."""
-        hidden = ("PYTHON", "CUBE", "VIRTUAL_ENV", "UV_", "DASK", "COVERAGE")
-        variables = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-        home = self.folder.parent / "home"
-        home.mkdir(exist_ok=True)
-        variables |= {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home), "NO_COLOR": "1"}
-        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
-def uv(require_program: Callable[[str, str], Path]) -> RunUv:
-    """Return a function that runs uv in the project's folder and returns what it printed."""
-    own = shutil.which("uv", path=ROOT / ".tools" / "uv" / ("Scripts" if sys.platform == "win32" else "bin"))
-    program = own or require_program("uv", "make setup")
-    # The cache that the set-up has filled, so that nearly nothing is fetched again.
-    environment = {"UV_CACHE_DIR": str(ROOT / ".tools" / "cache"), **os.environ, "UV_PYTHON_DOWNLOADS": "never"}
-
-    def run(*arguments: str | Path) -> str:
-        command = [program, "--quiet", "--no-progress", *arguments]
-        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def wheel(uv: RunUv, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(uv: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     uv("build", "--wheel", "--out-dir", folder)
     (path,) = folder.glob("*.whl")
@@ -71,14 +29,12 @@ def wheel(uv: RunUv, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def install(uv: RunUv, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
+def install(uv: Callable[..., str], wheel: Path, empty_environment: Callable[[], Any]) -> Callable[..., Any]:
     """Return a function that installs the wheel with extras, at the locked versions, into a new environment."""
 
-    def make(*extras: str) -> Environment:
-        parent = tmp_path_factory.mktemp("elsewhere")
-        environment = Environment(parent / "venv")
-        uv("venv", "--python", sys.executable, environment.folder)
-        locked = parent / "pylock.toml"
+    def make(*extras: str) -> Any:
+        environment = empty_environment()
+        locked = environment.folder.parent / "pylock.toml"
         options = [word for extra in extras for word in ("--extra", extra)]
         uv("export", "--frozen", "--no-dev", "--no-emit-project", "--format", "pylock.toml", *options, "-o", locked)
         into = ("pip", "install", "--python", environment.program("python"))
@@ -91,12 +47,12 @@ def install(uv: RunUv, wheel: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def lean(install: Callable[..., Environment]) -> Environment:
+def lean(install: Callable[..., Any]) -> Any:
     return install()
 
 
 @pytest.fixture(scope="module")
-def full(install: Callable[..., Environment]) -> Environment:
+def full(install: Callable[..., Any]) -> Any:
     return install(*EXTRAS)
 
 
@@ -106,7 +62,7 @@ def read_metadata(wheel: Path, name: str) -> str:
         return archive.read(member).decode()
 
 
-def test_the_lock_is_up_to_date(uv: RunUv) -> None:
+def test_the_lock_is_up_to_date(uv: Callable[..., str]) -> None:
     uv("lock", "--check", "--offline")
 
 
@@ -128,7 +84,7 @@ def test_the_wheel_has_its_command_and_licence(wheel: Path) -> None:
     assert "Apache License" in read_metadata(wheel, "licenses/LICENSE")
 
 
-def test_without_extras_the_library_works_and_the_server_says_what_it_needs(lean: Environment, tmp_path: Path) -> None:
+def test_without_extras_the_library_works_and_the_server_says_what_it_needs(lean: Any, tmp_path: Path) -> None:
     module = lean.run(lean.program("python"), "-c", "import cube; print(cube.__file__)", cwd=tmp_path)
     assert module.returncode == 0, module.stderr
     assert Path(module.stdout.strip()).is_relative_to(lean.folder)
@@ -140,7 +96,7 @@ def test_without_extras_the_library_works_and_the_server_says_what_it_needs(lean
 
 
 @pytest.mark.timeout(300)
-def test_the_demo_runs_without_a_checkout(full: Environment, tmp_path: Path) -> None:
+def test_the_demo_runs_without_a_checkout(full: Any, tmp_path: Path) -> None:
     # Neither file is on the path of the command or of a process that it starts.
     for name in ("cube.py", "server.py"):
         (tmp_path / name).write_text(USERS_FILE, encoding="utf-8")

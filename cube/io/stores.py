@@ -32,7 +32,7 @@ def local_path(href: str) -> Path | None:
     if not is_url(href):
         return Path(href)
     parts = urlsplit(href)
-    return Path(url2pathname(unquote(parts.path))) if parts.scheme == "file" else None
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def absolute(href: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import cube
 from cube.errors import ManifestError
-from cube.testing import unique_values, write_cog
+from cube.testing import ObjectStore, unique_values, write_cog
 from server.errors import UnknownDatasetError
 from server.provider import CubeProvider, CubeRegistry
 
@@ -65,6 +65,21 @@ def test_who_comes_together_opens_one(manifest: str) -> None:
         return {id(store) for store in await asyncio.gather(*[registry.find("a") for _ in range(100)])}
 
     assert len(asyncio.run(together())) == 1
+
+
+def test_while_one_looks_for_a_new_version_others_go_on(manifest: str, tmp_path: Path) -> None:
+    with ObjectStore(tmp_path, latency_s=0.2) as store:
+        registry = CubeRegistry({"a": f"{store.url}/{Path(manifest).name}"}, refresh_s=0)
+
+        async def scenario() -> tuple[bool, bool]:
+            opened = await registry.find("a")
+            looking = asyncio.create_task(registry.find("a"))
+            await asyncio.sleep(0)
+            found = await registry.find("a")
+            waited = looking.done()
+            return found is opened is await looking, waited
+
+        assert asyncio.run(scenario()) == (True, False)
 
 
 def test_a_dataset_is_opened_once_a_version(manifest: str, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""The demo, whole, as a user runs it: what it prints, and that what it leaves behind opens without it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import intake
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+
+from cube.demo import run
+from cube.errors import CubeError
+from cube.testing import write_archive
+
+SIZE = 512
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a demo that has ended, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-P", "-m", "cube", "demo", "--size", str(SIZE), "--folder", str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder, ran.stdout
+
+
+def test_the_table_says_what_each_step_took(demo: tuple[Path, str]) -> None:
+    folder, said = demo
+    steps = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert all(set(step) == {"what", "requests", "bytes", "seconds"} for step in steps)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["step", "requests", "bytes", "seconds"]
+    assert [row[0] for row in rows[1:]] == [step["what"] for step in steps]
+    asked = {step["what"]: step["requests"] for step in steps}
+    for begin, least in (("write", 0), ("scan the headers", 41), ("first picture", 3), ("open over HTTP", 0)):
+        ((requests),) = [count for what, count in asked.items() if what.startswith(begin)]
+        assert requests == least
+    # NDVI and its mask: 3 bands of 8 dates, each in one request.
+    assert [count for what, count in asked.items() if "on the manifest" in what] == [24]
+
+
+def test_pictures_and_the_cog_are_there(demo: tuple[Path, str]) -> None:
+    folder, said = demo
+    for name in ("scene.png", "ndvi.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+        assert str(folder / name) in said
+    with rasterio.open(folder / "ndvi.tif") as file:
+        assert (file.shape, file.dtypes) == ((SIZE, SIZE), ("float32",))
+        truth = write_archive(folder / "archive", size=SIZE).truth_ndvi_composite()[1][0]
+        np.testing.assert_array_max_ulp(np.nan_to_num(file.read(1), nan=-9), np.nan_to_num(truth, nan=-9), maxulp=4)
+
+
+def test_the_catalogues_entries_open_and_are_equal(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    catalog = intake.open_catalog(str(folder / "catalog.yaml"))
+    assert set(catalog) == {"s2", "s2-http", "s2-kerchunk", "s2-zarr"}
+    own = catalog["s2"].to_dask()
+    assert own.sizes == {"time": 8, "y": SIZE, "x": SIZE}
+    for name in ("s2-kerchunk", "s2-zarr"):
+        other = catalog[name].to_dask()
+        assert other.nir.chunks is not None
+        assert_same(own, other)
+        assert catalog[name].metadata["license"] == "CC0-1.0"
+
+
+def assert_same(one: xr.Dataset, other: xr.Dataset) -> None:
+    bands: list[Any] = sorted(one.data_vars)
+    assert bands == sorted(set(other.data_vars) - {"spatial_ref"})
+    for name in ("time", "y", "x"):
+        np.testing.assert_array_equal(one[name].values, other[name].values)
+    for band in bands:
+        assert one[band].dtype == other[band].dtype
+        np.testing.assert_array_equal(one[band].values, other[band].values)
+
+
+def test_a_folder_with_another_demo_is_refused(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    before = (folder / "report.json").read_bytes()
+    with pytest.raises(CubeError, match="choose another folder or delete that one"):
+        run(folder, size=SIZE * 2, keep=False)
+    assert (folder / "report.json").read_bytes() == before

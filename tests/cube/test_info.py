@@ -1,0 +1,169 @@
+"""What `cube info` says and draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+import cube
+from cube.errors import CubeError, SelectionError
+from cube.info import describe, describe_in_words, readable_bytes, write_preview
+from cube.io.trace import trace
+from cube.manifest import Manifest
+from cube.testing import Archive, write_archive, write_cog
+
+DATES = ("2024-04-09", "2024-05-09")
+SIZE = 256
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_archive(tmp_path_factory.mktemp("archive"), size=SIZE, tile=128, dates=DATES, seed=4)
+
+
+@pytest.fixture(scope="module")
+def manifest(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    folder = tmp_path_factory.mktemp("built") / "s2.cube"
+    return cube.build(archive.items, name="s2", to=folder, attributes={"license": "CC0-1.0"})
+
+
+@pytest.fixture(scope="module")
+def elevation(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """One undated band in degrees, without a nodata value."""
+    folder = tmp_path_factory.mktemp("elevation")
+    values = np.arange(64 * 96, dtype="float32").reshape(64, 96)
+    where = Affine(0.25, 0, -12, 0, -0.25, 50)
+    path = write_cog(folder / "dem.tif", values, crs="EPSG:4326", transform=where, descriptions=["elevation"])
+    return cube.build(path, to=folder / "dem.cube")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """A band that is larger than a picture, with overviews."""
+    folder = tmp_path_factory.mktemp("large")
+    values = np.repeat(np.arange(1, 2049, dtype="uint16")[:, None], 1024, axis=1)
+    path = write_cog(folder / "large.tif", values, descriptions=["rows"], blocksize=256)
+    return cube.build(path, to=folder / "large.cube")
+
+
+def test_facts_are_json_and_those_of_the_archive(archive: Archive, manifest: Manifest) -> None:
+    facts = json.loads(json.dumps(describe(manifest), allow_nan=False))
+    assert (facts["name"], facts["manifest"], facts["version"]) == ("s2", manifest.url, manifest.version)
+    assert facts["attributes"]["license"] == "CC0-1.0"
+    assert (facts["crs"], facts["shape"], facts["resolution"]) == ("EPSG:32633", [SIZE, SIZE], [10.0, 10.0])
+    assert facts["bounds"] == [399960.0, 5400000.0 - 10 * SIZE, 399960.0 + 10 * SIZE, 5400000.0]
+    assert facts["times"] == [str(time) for time in manifest.times]
+    assert facts["levels"] == [[256, 256], [128, 128]]
+    files = list(archive.root.glob("**/*.tif"))
+    assert (facts["sources"], facts["source_bytes"]) == (10, sum(path.stat().st_size for path in files))
+    assert facts["cube_bytes"] == SIZE * SIZE * len(DATES) * (4 * 2 + 1)
+    bands = {band["name"]: band for band in facts["bands"]}
+    assert set(bands) == {"red", "green", "blue", "nir", "scl"}
+    assert bands["nir"]["aliases"] == ["B08"]
+    assert (bands["nir"]["dtype"], bands["nir"]["nodata"], bands["nir"]["sources"]) == ("uint16", 0, 2)
+    assert (bands["nir"]["scale"], bands["nir"]["offset"]) == (0.0001, -0.1)
+
+
+def test_words_say_what_the_facts_say(manifest: Manifest) -> None:
+    lines = dict(describe_in_words(describe(manifest)))
+    assert lines["cube"] == f"s2, version {manifest.version}"
+    assert lines["grid"] == "256 rows x 256 columns of 10 x 10, EPSG:32633"
+    assert lines["bounds"] == "399960, 5397440, 402520, 5400000"
+    assert lines["time"] == "2 dates, 2024-04-09 to 2024-05-09"
+    assert lines["levels"] == "0: 256 x 256, 1: 128 x 128"
+    assert lines["band red"] == "uint16, nodata 0, x 0.0001 -0.1, also called B04, 2 sources"
+    assert lines["band scl"] == "uint8, nodata 0, also called SCL, 12 classes, 2 sources"
+    assert lines["license"] == "CC0-1.0"
+    assert lines["sources"].startswith("10 files, ")
+
+
+def test_a_layer_without_time_or_nodata(elevation: Manifest) -> None:
+    facts = describe(elevation)
+    assert facts["times"] is None
+    lines = dict(describe_in_words(facts))
+    assert lines["time"] == "none: layers"
+    assert lines["grid"] == "64 rows x 96 columns of 0.25 x 0.25, EPSG:4326"
+    assert lines["bounds"] == "-12, 34, 12, 50"
+    assert lines["band elevation"] == "float32, no nodata value, 1 sources"
+
+
+def test_a_crs_without_a_number_is_called_by_its_name(tmp_path: Path) -> None:
+    crs = "+proj=laea +lat_0=52 +lon_0=10 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs"
+    write_cog(tmp_path / "a.tif", np.ones((32, 32), "uint8"), crs=crs)
+    lines = dict(describe_in_words(describe(cube.build(tmp_path / "a.tif", to=tmp_path / "a.cube"))))
+    assert '"' not in lines["grid"]
+    assert len(lines["grid"]) < 80
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1_184_103, "1.2 MB"),
+        (2.5e9, "2.5 GB"),
+        (7e12, "7.0 TB"),
+        (1.2e16, "12000.0 TB"),
+    ],
+)
+def test_bytes_are_readable(count: float, text: str) -> None:
+    assert readable_bytes(count) == text
+
+
+def read_picture(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return np.moveaxis(file.read(), 0, -1)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+class TestPreview:
+    def test_red_green_and_blue_are_a_picture_of_the_last_date(
+        self, archive: Archive, manifest: Manifest, tmp_path: Path
+    ) -> None:
+        with trace() as asked:
+            assert write_preview(manifest, tmp_path / "s2.png") == "red green blue, 2024-05-09, level 0"
+        pixels = [request for request in asked.records if request.href.endswith(".tif")]
+        assert {Path(request.href).stem for request in pixels} == {
+            f"T33UVP_20240509_{band}" for band in ("red", "green", "blue")
+        }
+        picture = read_picture(tmp_path / "s2.png")
+        assert picture.shape == (SIZE, SIZE, 4)
+        red, green = archive.expected("2024-05-09", "red"), archive.expected("2024-05-09", "green")
+        np.testing.assert_array_equal(picture[..., 3] == 0, red == 0)
+        brighter = (green.astype(int) - red > 200) & (picture[..., 1] < 255)
+        assert brighter.any()
+        assert (picture[..., 1] >= picture[..., 0])[brighter].all()
+
+    def test_another_date_may_be_asked_for(self, manifest: Manifest, tmp_path: Path) -> None:
+        assert write_preview(manifest, tmp_path / "a.png", time="2024-04") == "red green blue, 2024-04-09, level 0"
+        with pytest.raises(SelectionError, match="'s2' has no date then"):
+            write_preview(manifest, tmp_path / "b.png", time="2023")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+    def test_a_single_band_is_grey(self, elevation: Manifest, tmp_path: Path) -> None:
+        assert write_preview(elevation, tmp_path / "dem.png") == "elevation, no date, level 0"
+        picture = read_picture(tmp_path / "dem.png")
+        assert picture.shape == (64, 96, 4)
+        assert (picture[..., 3] == 255).all()
+        np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
+        assert (np.diff(picture[..., 0].ravel().astype(int)) >= 0).all()
+
+    def test_a_large_cube_is_read_from_an_overview(self, large: Manifest, tmp_path: Path) -> None:
+        shown = write_preview(large, tmp_path / "large.png")
+        level = int(shown.removeprefix("rows, no date, level "))
+        assert level > 0
+        picture = read_picture(tmp_path / "large.png")
+        assert 512 <= max(picture.shape[:2]) <= 2048
+        assert picture.shape[0] == 2 * picture.shape[1]
+        assert (np.diff(picture[:, 0, 0].astype(int)) >= 0).all()
+
+    def test_a_picture_that_cannot_be_written_is_named(self, elevation: Manifest, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(CubeError, match=r"file.dem\.png cannot be written"):
+            write_preview(elevation, tmp_path / "file" / "dem.png")
