@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.transform import from_origin
+
+from cube.archive import build
+from cube.engine.blocks import plan_blocks, tile_shape
+from cube.errors import SelectionError
+from cube.selection import select
+from cube.settings import MIB, get_settings
+from cube.spec import CubeSpec
+from cube.testing.archive import unique_values, write_cog
+
+
+def write(path, shape=(1000, 1500), dtype="uint16", tile=64):
+    transform = from_origin(500000, 5000000, 10, 10)
+    options = {"driver": "GTiff", "blockxsize": tile, "blockysize": tile, "nodata": 0, "transform": transform}
+    return write_cog(path, np.zeros(shape, dtype) if max(shape) > 300 else unique_values(shape, dtype), **options)
+
+
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dated")
+    for month in (1, 2, 3, 4):
+        write(folder / f"2024{month:02}01.tif")
+    return build(folder)
+
+
+@pytest.fixture(scope="module")
+def timeless(tmp_path_factory):
+    return build(write(tmp_path_factory.mktemp("timeless") / "dem.tif", dtype="float32"))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of a mebibyte."""
+    monkeypatch.setenv("CUBE_BLOCK_BYTES", str(MIB))
+    get_settings.cache_clear()
+    yield
+    monkeypatch.undo()
+    get_settings.cache_clear()
+
+
+def selected(manifest, **what):
+    return select(manifest, CubeSpec(manifest=manifest.url, version=manifest.version), **what)
+
+
+def planned(manifest, chunks, **what):
+    return plan_blocks(manifest, selected(manifest, **what), chunks)
+
+
+@pytest.mark.parametrize("chunks", ["auto", {}, {"time": "auto"}, {"y": None}])
+def test_a_small_cube_is_one_block(dated, chunks):
+    assert planned(dated, chunks) == ((4,), (1000,), (1500,))
+
+
+def test_lengths_are_taken_as_given(dated, timeless):
+    assert planned(dated, {"time": 3, "y": 600, "x": -1}) == ((3, 1), (600, 400), (1500,))
+    assert planned(timeless, {"y": 400, "x": 10**9}) == ((400, 400, 200), (1500,))
+    assert planned(timeless, {"x": np.int64(750)}) == ((1000,), (750, 750))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("chunks", ["auto", {"time": 1}, {"y": 128}, {"x": 64}, {"time": 2, "x": 320}])
+def test_auto_is_whole_tiles_of_at_most_the_block_size(dated, chunks):
+    times, rows, columns = planned(dated, chunks)
+    assert (sum(times), sum(rows), sum(columns)) == (4, 1000, 1500)
+    assert max(times) * max(rows) * max(columns) * 2 <= MIB
+    asked = chunks if isinstance(chunks, dict) else {}
+    assert max(times) == asked.get("time", 4), "all dates, unless asked otherwise"
+    for lengths, dim in ((rows, "y"), (columns, "x")):
+        if dim not in asked:
+            assert all(length % 64 == 0 for length in lengths[:-1])
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_auto_blocks_of_a_window_end_at_the_edges_of_tiles(dated):
+    selection = selected(dated, bbox=(15.013, 45.12, 15.10, 45.15))
+    assert selection.window.left % 64
+    _, rows, columns = plan_blocks(dated, selection, "auto")
+    for lengths, start in ((rows, selection.window.top), (columns, selection.window.left)):
+        edges = start + np.cumsum(lengths)[:-1]
+        assert not (edges % 64).any()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_block_is_never_less_than_a_tile(tmp_path):
+    manifest = build(write(tmp_path / "a.tif", (2048, 2048), "float64", tile=1024))
+    assert planned(manifest, "auto") == ((1024, 1024), (1024, 1024))
+
+
+def test_the_widest_band_counts(tmp_path, monkeypatch):
+    for band, dtype in (("a", "uint8"), ("b", "float64")):
+        write(tmp_path / f"{band}.tif", (512, 512), dtype)
+    monkeypatch.setenv("CUBE_BLOCK_BYTES", str(MIB))
+    get_settings.cache_clear()
+    manifest = build(tmp_path)
+    both, narrow = planned(manifest, "auto"), planned(manifest, "auto", bands=["a"])
+    monkeypatch.undo()
+    get_settings.cache_clear()
+    assert max(both[0]) * max(both[1]) * 8 <= MIB
+    assert narrow == ((512,), (512,))
+
+
+def test_tiles_are_those_of_the_level(tmp_path):
+    path = write_cog(tmp_path / "a.tif", unique_values((300, 300), "uint8"), blocksize=128, OVERVIEW_COUNT=1)
+    manifest = build(path)
+    assert (tile_shape(manifest, 0), tile_shape(manifest, 1)) == ((128, 128), (128, 128))
+
+
+@given(st.data())
+def test_blocks_always_add_up(dated, data):
+    lengths = st.none() | st.just("auto") | st.just(-1) | st.integers(1, 3000)
+    chunks = data.draw(st.dictionaries(st.sampled_from(["time", "y", "x"]), lengths))
+    blocks = planned(dated, chunks)
+    assert tuple(map(sum, blocks)) == (4, 1000, 1500)
+    assert all(length > 0 for each in blocks for length in each)
+    for dim, each in zip(("time", "y", "x"), blocks, strict=True):
+        if isinstance(chunks.get(dim), int) and chunks[dim] > 0:
+            assert set(each[:-1]) <= {chunks[dim]}
+
+
+@pytest.mark.parametrize("chunks", [{"time": 1}, {"band": 1, "y": 2}])
+def test_dimensions_that_are_not_there_are_refused(timeless, chunks):
+    with pytest.raises(SelectionError, match="the cube's dimensions are y, x"):
+        planned(timeless, chunks)

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import itertools
+import pickle
+import subprocess
+import sys
+from collections import Counter
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from dask.base import tokenize
+from rasterio.transform import from_origin
+
+from cube import open_cube
+from cube.archive import build
+from cube.engine.graph import ReadLayer
+from cube.io.trace import trace
+from cube.lazy import LazyBand
+from cube.selection import select
+from cube.spec import CubeSpec
+from cube.testing.archive import unique_values, write_cog
+
+DATES = ("20240101", "20240201", "20240301")
+BANDS = ("nir", "red", "scl")
+CHUNKS = {"time": 2, "y": 64, "x": 128}
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """(time, y, x) by band."""
+    return {band: unique_values((3, 150, 200), "uint16", seed) for seed, band in enumerate(BANDS)}
+
+
+@pytest.fixture(scope="module")
+def manifest(truth, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive")
+    options = {"driver": "GTiff", "blockxsize": 64, "blockysize": 64, "transform": from_origin(500000, 5000000, 10, 10)}
+    for band, (i, date) in itertools.product(BANDS, enumerate(DATES)):
+        write_cog(folder / f"{date}_{band}.tif", truth[band][i], **options)
+    return build(folder, name="series")
+
+
+@pytest.fixture
+def ds(manifest):
+    return open_cube(manifest, chunks=CHUNKS)
+
+
+def reads(graph):
+    """Return how many read tasks of which bands an optimized graph holds."""
+    keys = [key[0] for key in graph if isinstance(key, tuple) and str(key[0]).startswith("cube-read-")]
+    names = Counter(name.split("-", 3)[3] for name in keys if name.count("-") > 2)
+    return dict(names)
+
+
+def optimized(*collections):
+    (merged,) = {
+        id(graph): graph for graph in (dask.base.collections_to_expr(collections).optimize().__dask_graph__(),)
+    }.values()
+    return merged
+
+
+def sources_read(collection):
+    with trace() as asked, dask.config.set(scheduler="synchronous"):
+        collection.compute()
+    return Counter(record.href.rpartition("/")[2] for record in asked.records)
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+@pytest.mark.parametrize("chunks", ["auto", CHUNKS, {"time": 1, "x": 33}])
+def test_values_are_the_same_whatever_runs_them(manifest, truth, scheduler, chunks):
+    ds = open_cube(manifest, chunks=chunks)
+    with dask.config.set(scheduler=scheduler):
+        loaded = ds.compute()
+    for band in BANDS:
+        np.testing.assert_array_equal(loaded[band].values, truth[band])
+        assert loaded[band].dtype == "uint16"
+
+
+def test_values_are_the_same_on_processes(manifest, truth):
+    from distributed import Client, LocalCluster
+
+    ds = open_cube(manifest, chunks=CHUNKS)
+    expected = truth["red"].astype("int64") - truth["nir"]
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        found = (ds.red.astype("int64") - ds.nir).compute()
+        top = ds.scl.max("time").compute()
+    np.testing.assert_array_equal(found.values, expected)
+    np.testing.assert_array_equal(top.values, truth["scl"].max(0))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"time": 1},
+        {"y": slice(10, 70), "x": slice(120, 140)},
+        {"time": [2, 0], "x": slice(None, None, -7)},
+        {"y": [149, 3, 3]},
+    ],
+)
+def test_any_part_is_what_numpy_gives(ds, truth, key):
+    oracle = xr.DataArray(truth["nir"], dims=("time", "y", "x"))
+    np.testing.assert_array_equal(ds.nir.isel(key).values, oracle.isel(key).values)
+
+
+def test_a_block_is_one_read_of_the_bands_that_are_used(ds):
+    difference = ds.nir.astype("int32") - ds.red
+    assert sources_read(difference) == {f"{date}_{band}.tif": 6 for date in DATES for band in ("nir", "red")}
+    assert sources_read(ds.red) == {f"{date}_red.tif": 6 for date in DATES}
+    assert sources_read(ds) == {f"{date}_{band}.tif": 6 for date in DATES for band in BANDS}
+
+
+def test_a_slice_reads_its_blocks_alone(ds):
+    assert sources_read(ds.red.isel(time=0, y=slice(0, 60), x=slice(0, 60))) == {
+        "20240101_red.tif": 1,
+        "20240201_red.tif": 1,
+    }
+    assert sources_read(ds.red.isel(time=2, y=slice(60, 70), x=0)) == {"20240301_red.tif": 2}
+
+
+def test_a_read_task_reads_a_block_once_for_all_that_use_it(ds):
+    both = xr.Dataset({"sum": ds.nir.astype("int32") + ds.red, "difference": ds.nir.astype("int32") - ds.red})
+    assert sources_read(both) == {f"{date}_{band}.tif": 6 for date in DATES for band in ("nir", "red")}
+
+
+def test_a_reduction_over_time_needs_no_rechunk(manifest, truth):
+    ds = open_cube(manifest, chunks={"y": 64, "x": 64})
+    assert ds.red.chunks[0] == (3,)
+    median = ds.red.median("time")
+    assert sources_read(median) == {f"{date}_red.tif": 12 for date in DATES}
+    np.testing.assert_array_equal(median.values, np.median(truth["red"], 0))
+
+
+def test_selections_of_one_cube_combine(manifest, truth):
+    """Two datasets opened with different bands are one computation: their layers must not take each other's place."""
+    red = open_cube(manifest, bands="red", chunks=CHUNKS).red
+    nir = open_cube(manifest, bands="nir", chunks=CHUNKS).nir
+    alias = open_cube(manifest, bands=["nir", "red"], chunks=CHUNKS).red
+    found = (red.astype("int64") + nir - alias).compute()
+    np.testing.assert_array_equal(found.values, truth["nir"])
+
+
+def test_windows_and_dates_of_one_cube_combine(manifest, truth):
+    late = open_cube(manifest, chunks=CHUNKS, time=("2024-02", "2024-03")).red
+    early = open_cube(manifest, chunks=CHUNKS, time=("2024-01", "2024-02")).red
+    found = (late.drop_vars("time").astype("int64") - early.drop_vars("time")).compute()
+    np.testing.assert_array_equal(found.values, np.diff(truth["red"].astype("int64"), axis=0))
+
+
+def test_names_and_tokens_are_the_same_each_time(manifest):
+    one, other = open_cube(manifest, chunks=CHUNKS), open_cube(manifest.url, chunks=CHUNKS)
+    assert one.red.data.name == other.red.data.name
+    assert tokenize(one) == tokenize(other)
+    assert one.red.data.name != one.nir.data.name
+    assert one.red.data.name != open_cube(manifest, chunks={"time": 1}).red.data.name
+    assert one.red.data.name != open_cube(manifest, chunks=CHUNKS, time="2024-01").red.data.name
+
+
+def test_signing_changes_no_token(manifest):
+    plain = open_cube(manifest, chunks=CHUNKS).red.data.name
+    assert open_cube(manifest, chunks=CHUNKS, patch_url=lambda href: href).red.data.name == plain
+
+
+def test_tokens_are_the_same_in_another_process(manifest):
+    selection = select(manifest, CubeSpec(manifest=manifest.url, version=manifest.version))
+    code = (
+        "from cube import open_cube, open_manifest\n"
+        "from cube.lazy import LazyBand\n"
+        "from cube.selection import select\n"
+        "from cube.spec import CubeSpec\n"
+        "from dask.base import tokenize\n"
+        f"m = open_manifest({manifest.url!r})\n"
+        "s = select(m, CubeSpec(manifest=m.url, version=m.version))\n"
+        f"print(open_cube(m, chunks={CHUNKS!r}).red.data.name, tokenize(LazyBand(s, m.band('red'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = [open_cube(manifest, chunks=CHUNKS).red.data.name, tokenize(LazyBand(selection, manifest.band("red")))]
+    assert done.stdout.split() == here
+
+
+def test_another_version_is_another_token(manifest):
+    specs = [CubeSpec(manifest=manifest.url, version=version) for version in ("a", "b")]
+    assert tokenize(specs[0]) != tokenize(specs[1])
+    assert tokenize(specs[0]) == tokenize(CubeSpec(manifest=manifest.url, version="a", patch_url=str.upper))
+    assert tokenize(specs[0]) != tokenize(CubeSpec(manifest=manifest.url, version="a", level=1))
+
+
+def test_a_task_is_small(tmp_path):
+    for i in range(68):
+        day = np.datetime64("2020-01-01") + i
+        write_cog(tmp_path / f"{str(day).replace('-', '')}.tif", unique_values((70, 70), "uint8"), driver="GTiff")
+    manifest = build(tmp_path)
+    layer = next(
+        layer
+        for layer in open_cube(manifest, chunks={"x": 16}).band_1.data.dask.layers.values()
+        if isinstance(layer, ReadLayer)
+    )
+    sizes = [len(pickle.dumps(task)) for key, task in dict(layer).items() if "+" in key[0] or key[0] != layer.name]
+    assert len(sizes) == 5
+    assert max(sizes) < 1024
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version)
+    assert len(pickle.dumps(spec)) < 300
+
+
+def test_the_graph_has_a_few_tasks_a_block(ds):
+    blocks = 2 * 3 * 2
+    graph = dict(ds.red.data.__dask_graph__().cull(set(dask.core.flatten(ds.red.data.__dask_keys__()))))
+    assert len(graph) == 3 * blocks, "a read, a pick and an alias a block"
+
+
+def test_a_layer_that_is_not_used_is_not_made(ds):
+    (layer,) = [each for each in ds.red.data.dask.layers.values() if isinstance(each, ReadLayer)]
+    assert not layer.is_materialized()
+    assert layer.get_output_keys() == {
+        (layer.name, band, *index) for band in BANDS for index in itertools.product(range(2), range(3), range(2))
+    }
+
+
+def test_a_failed_read_is_raised_as_it_is(truth, tmp_path):
+    from cube.errors import SourceNotFoundError
+
+    for date in DATES:
+        write_cog(tmp_path / f"{date}.tif", truth["red"][0], driver="GTiff")
+    ds = open_cube(build(tmp_path), chunks=CHUNKS)
+    (tmp_path / "20240201.tif").unlink()
+    for scheduler in ("synchronous", "threads"):
+        with dask.config.set(scheduler=scheduler), pytest.raises(SourceNotFoundError, match=r"20240201\.tif"):
+            ds.compute()
+    np.testing.assert_array_equal(ds.band_1.isel(time=2).values, truth["red"][0])
+
+
+def test_layers_without_time(truth, tmp_path):
+    path = write_cog(tmp_path / "dem.tif", truth["red"][0], driver="GTiff", blockxsize=64, blockysize=64)
+    ds = open_cube(path, chunks={"x": 64})
+    np.testing.assert_array_equal(ds.band_1.values, truth["red"][0])
+    assert ds.band_1.chunks == ((150,), (64, 64, 64, 8))
