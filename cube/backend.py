@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
-from cube.dataset import find_manifest, to_dataset
-from cube.selection import Box, select
-from cube.spec import CubeSpec
+if TYPE_CHECKING:
+    from cube.selection import Box
 
 
 class CubeBackendEntrypoint(BackendEntrypoint):
@@ -50,6 +49,11 @@ class CubeBackendEntrypoint(BackendEntrypoint):
             pattern: As in `open_cube`.
             fill_value: As in `open_cube`.
         """
+        # Here and not above: xarray imports every engine for each open_dataset, whoever's file it is.
+        from cube.dataset import find_manifest, to_dataset
+        from cube.selection import select
+        from cube.spec import CubeSpec
+
         manifest = find_manifest(
             filename_or_obj, bands=bands, patch_url=patch_url, pattern=pattern, fill_value=fill_value
         )

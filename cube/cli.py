@@ -175,9 +175,10 @@ def export(
     from cube.references import to_kerchunk
 
     to_kerchunk(find_manifest(name), kerchunk, level=level)
+    # fsspec reads Parquet references with fastparquet alone.
+    libraries = "xarray kerchunk imagecodecs-numcodecs" + ("" if kerchunk.suffix == ".json" else " fastparquet")
     sys.stdout.write(
-        f"{kerchunk}: open it with `pip install xarray kerchunk imagecodecs-numcodecs` and\n"
-        f'  xr.open_dataset("{kerchunk}", engine="kerchunk")\n'
+        f'{kerchunk}: open it with `pip install {libraries}` and\n  xr.open_dataset("{kerchunk}", engine="kerchunk")\n'
     )
 
 
@@ -199,10 +200,11 @@ def serve(
 def _welcome(url: str, catalog: Path) -> str:
     from cube.catalog import read_catalog
 
-    names = list(read_catalog(catalog))
+    entries = read_catalog(catalog)
+    names = [name for name, entry in entries.items() if entry.manifest_url(".") is not None]
     first = names[0] if names else "NAME"
     return (
-        f"serving {len(names)} entries of {catalog} at {url} (Ctrl-C ends it)\n"
+        f"serving {len(names)} {'cube' if len(names) == 1 else 'cubes'} of {catalog} at {url} (Ctrl-C ends it)\n"
         f'  xr.open_dataset("{url}/datasets/{first}.zarr")\n'
         f'  intake.open_catalog("{url}/catalog.yaml")\n'
     )

@@ -146,7 +146,6 @@ def to_dataset(
         if fill is not None:
             attributes["_FillValue"] = np.dtype(band.dtype).type(fill)
         encoding = {
-            "grid_mapping": attributes.pop("grid_mapping"),
             # Without it, what is written again reads back with the CRS as a variable among the bands.
             "coordinates": conventions.SPATIAL_REF,
             "dtype": np.dtype(band.dtype),

@@ -244,12 +244,17 @@ def _url(href: str) -> str:
 
 
 def _write_json(path: Path, references: References) -> None:
-    rendered = {
-        key: list(value) if isinstance(value, tuple) else _text(key, value) for key, value in references.items()
-    }
+    if path.is_dir():
+        raise ReferencesError(f"{path} is a folder; choose another name")
+    rendered = {key: value if isinstance(value, tuple) else _text(key, value) for key, value in references.items()}
     text = json.dumps({"version": 1, "refs": rendered}, separators=(",", ":"))
     with _replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _holds_references(folder: Path) -> bool:
+    metadata = folder / ".zmetadata"
+    return metadata.is_file() and "record_size" in json.loads(metadata.read_bytes())
 
 
 def _text(key: str, value: bytes) -> str:
@@ -259,7 +264,7 @@ def _text(key: str, value: bytes) -> str:
 
 def _write_parquet(path: Path, references: References) -> None:
     """Write what fsspec's LazyReferenceMapper reads: a folder a variable, its chunks in C order, 100,000 a file."""
-    if path.exists() and not (path / ".zmetadata").exists():
+    if path.exists() and not _holds_references(path):
         raise ReferencesError(f"{path} exists and holds no references; choose another name")
     metadata = json.loads(references[".zmetadata"])  # type: ignore[arg-type]  # metadata is bytes
     with _replacing(path) as temporary:

@@ -125,9 +125,10 @@ def _lazy(
     index = find_index(view.index)
     how = f"{view.composite} of {index.long_name}" if view.composite else index.long_name
     attributes = {"long_name": how, "units": "1", "valid_range": [-1.0, 1.0], "reference": index.source}
+    attributes["grid_mapping"] = conventions.SPATIAL_REF
     dims = ("y", "x") if labels is None else ("time", "y", "x")
     array = xr.DataArray(data, coords, dims, view.index, attributes)
-    array.encoding |= {"grid_mapping": conventions.SPATIAL_REF, "coordinates": conventions.SPATIAL_REF}
+    array.encoding["coordinates"] = conventions.SPATIAL_REF
     return array
 
 

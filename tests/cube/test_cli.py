@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -250,7 +251,8 @@ def test_compute_on_a_local_cluster_gives_the_same(here: Path, archive: Archive,
     command = [*PYTHON_M_CUBE, "compute", "s2", "ndvi", "--composite", "median", "--mask", "scl"]
     command += ["--cluster", "local", "-o", str(tmp_path / "ndvi.zarr")]
     ran = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.returncode == 0, ran.stderr  # where the machine is busy, dask says so there
+    assert "Traceback" not in ran.stderr
     with xr.open_dataset(tmp_path / "ndvi.zarr", engine="zarr") as ds:
         np.testing.assert_array_equal(ds.ndvi, archive.truth_ndvi_composite()[1][0])
 
@@ -258,16 +260,18 @@ def test_compute_on_a_local_cluster_gives_the_same(here: Path, archive: Archive,
 # export
 
 
-@pytest.mark.parametrize("name", ["s2.json", "s2.parq"])
-def test_export_writes_references_and_says_how_to_open_them(run: Runner, here: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"), [("s2.json", ""), ("s2.parq", " fastparquet"), ("s2.parquet", " fastparquet")]
+)
+def test_export_writes_references_and_says_how_to_open_them(
+    run: Runner, here: Path, tmp_path: Path, name: str, more: str
+) -> None:
     path = tmp_path / name
     said = run.well("export", "s2", "--kerchunk", path)
-    assert said.startswith(f"{path}: open it with `pip install xarray kerchunk imagecodecs-numcodecs`")
+    assert said.startswith(f"{path}: open it with `pip install xarray kerchunk imagecodecs-numcodecs{more}` and\n")
     assert f'xr.open_dataset("{path}", engine="kerchunk")' in said
-    assert path.exists()
-    if name.endswith(".json"):
-        with xr.open_dataset(str(path), engine="kerchunk") as ds:
-            np.testing.assert_array_equal(ds.red.values, cube.open_cube("s2").red.values)
+    with xr.open_dataset(str(path), engine="kerchunk") as ds:
+        np.testing.assert_array_equal(ds.red.values, cube.open_cube("s2").red.values)
 
 
 # doctor
@@ -314,10 +318,11 @@ def served(here: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_serve_serves_what_plain_xarray_opens(served: tuple[subprocess.Popen[str], str]) -> None:
     process, said = served
     first, opened, listed = said.splitlines()
-    assert first.startswith("serving 1 entries of catalog.yaml at http://127.0.0.1:")
-    url = opened.strip().removeprefix('xr.open_dataset("').removesuffix('")')
-    assert url == f"{first.split()[6]}/datasets/s2.zarr"
-    assert listed.strip() == f'intake.open_catalog("{first.split()[6]}/catalog.yaml")'
+    found = re.fullmatch(r"serving 1 cube of catalog\.yaml at (http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)", first)
+    assert found is not None, first
+    url = f"{found[1]}/datasets/s2.zarr"
+    assert opened == f'  xr.open_dataset("{url}")'
+    assert listed == f'  intake.open_catalog("{found[1]}/catalog.yaml")'
     with xr.open_dataset(url) as ds, cube.open_cube("s2") as own:
         xr.testing.assert_equal(ds.load(), own.load())
     process.terminate()

@@ -21,6 +21,8 @@ from cube.testing import write_archive
 
 SIZE = 512
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:

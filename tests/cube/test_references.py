@@ -228,6 +228,9 @@ def test_what_is_there_is_replaced_only_if_it_is_ours(tmp_path: Path) -> None:
     with pytest.raises(ReferencesError, match="holds no references"):
         to_kerchunk(manifest, other)
     assert (other / "photo.jpg").read_bytes() == b"1"
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ReferencesError, match="is a folder"):
+        to_kerchunk(manifest, tmp_path / "folder.json")
     for _ in range(2):
         require_equal(manifest, tmp_path)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -35,13 +35,28 @@ def timeless(tmp_path_factory):
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of a mebibyte."""
-    monkeypatch.setenv("CUBE_BLOCK_BYTES", str(MIB))
-    get_settings.cache_clear()
-    yield
+def settings(monkeypatch):
+    """Return a function that changes settings for one test."""
+
+    def change(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(f"CUBE_{name.upper()}", str(value))
+        get_settings.cache_clear()
+
+    yield change
     monkeypatch.undo()
     get_settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _one_core(settings):
+    settings(decode_threads=1)
+
+
+@pytest.fixture
+def small_blocks(settings):
+    """Blocks of a mebibyte."""
+    settings(block_bytes=MIB)
 
 
 def selected(manifest, **what):
@@ -53,14 +68,25 @@ def planned(manifest, chunks, **what):
 
 
 @pytest.mark.parametrize("chunks", ["auto", {}, {"time": "auto"}, {"y": None}])
-def test_a_small_cube_is_one_block(dated, chunks):
-    assert planned(dated, chunks) == ((4,), (1000,), (1500,))
+def test_a_small_cube_is_one_block_or_two(dated, chunks):
+    times, rows, columns = planned(dated, chunks)
+    assert times == (4,)
+    assert len(rows) * len(columns) <= 2
 
 
 def test_lengths_are_taken_as_given(dated, timeless):
     assert planned(dated, {"time": 3, "y": 600, "x": -1}) == ((3, 1), (600, 400), (1500,))
     assert planned(timeless, {"y": 400, "x": 10**9}) == ((400, 400, 200), (1500,))
     assert planned(timeless, {"x": np.int64(750)}) == ((1000,), (750, 750))
+
+
+@pytest.mark.parametrize("cores", [2, 3, 8])
+def test_every_core_gets_a_block(dated, timeless, settings, cores):
+    settings(decode_threads=cores)
+    for manifest in (dated, timeless):
+        *_, rows, columns = planned(manifest, "auto")
+        assert len(rows) * len(columns) >= cores
+        assert all(length % 64 == 0 for length in (*rows[:-1], *columns[:-1]))
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -92,15 +118,12 @@ def test_a_block_is_never_less_than_a_tile(tmp_path):
     assert planned(manifest, "auto") == ((1024, 1024), (1024, 1024))
 
 
-def test_the_widest_band_counts(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("small_blocks")
+def test_the_widest_band_counts(tmp_path):
     for band, dtype in (("a", "uint8"), ("b", "float64")):
         write(tmp_path / f"{band}.tif", (512, 512), dtype)
-    monkeypatch.setenv("CUBE_BLOCK_BYTES", str(MIB))
-    get_settings.cache_clear()
     manifest = build(tmp_path)
     both, narrow = planned(manifest, "auto"), planned(manifest, "auto", bands=["a"])
-    monkeypatch.undo()
-    get_settings.cache_clear()
     assert max(both[0]) * max(both[1]) * 8 <= MIB
     assert narrow == ((512,), (512,))
 

@@ -47,20 +47,6 @@ def ds(manifest):
     return open_cube(manifest, chunks=CHUNKS)
 
 
-def reads(graph):
-    """Return how many read tasks of which bands an optimized graph holds."""
-    keys = [key[0] for key in graph if isinstance(key, tuple) and str(key[0]).startswith("cube-read-")]
-    names = Counter(name.split("-", 3)[3] for name in keys if name.count("-") > 2)
-    return dict(names)
-
-
-def optimized(*collections):
-    (merged,) = {
-        id(graph): graph for graph in (dask.base.collections_to_expr(collections).optimize().__dask_graph__(),)
-    }.values()
-    return merged
-
-
 def sources_read(collection):
     with trace() as asked, dask.config.set(scheduler="synchronous"):
         collection.compute()
@@ -84,7 +70,7 @@ def test_values_are_the_same_on_processes(manifest, truth):
     ds = open_cube(manifest, chunks=CHUNKS)
     expected = truth["red"].astype("int64") - truth["nir"]
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
         Client(cluster),
     ):
         found = (ds.red.astype("int64") - ds.nir).compute()
@@ -191,7 +177,7 @@ def test_another_version_is_another_token(manifest):
 
 def test_a_task_is_small(tmp_path):
     for i in range(68):
-        day = np.datetime64("2020-01-01") + i
+        day = np.datetime64("2020-01-01") + np.timedelta64(i, "D")
         write_cog(tmp_path / f"{str(day).replace('-', '')}.tif", unique_values((70, 70), "uint8"), driver="GTiff")
     manifest = build(tmp_path)
     layer = next(
