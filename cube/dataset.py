@@ -21,7 +21,7 @@ from cube.manifest import POINTER, Manifest, open_manifest
 from cube.selection import Box, Selection, select
 from cube.spec import CubeSpec
 
-_PLANNED = ("crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "lon", "lat", "x", "y")
+_PLANNED = ("crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "x", "y")
 
 
 def open_cube(
@@ -29,6 +29,8 @@ def open_cube(
     bands: Sequence[str] | str | None = None,
     *,
     bbox: Box | None = None,
+    lon: tuple[float, float] | None = None,
+    lat: tuple[float, float] | None = None,
     time: str | tuple[str, str] | None = None,
     chunks: Mapping[str, Any] | str | None = None,
     level: int = 0,
@@ -46,6 +48,8 @@ def open_cube(
             anything that `build` takes.
         bands: Names or aliases (STAC asset keys); the variables are called as asked for. All bands where None.
         bbox: Longitude and latitude: (west, south, east, north).
+        lon: (west, east), with `lat` the same as `bbox`.
+        lat: (south, north).
         time: A date ("2024", "2024-06", "2024-06-01") or (first, last), both included.
         chunks: None reads lazily without Dask; "auto" (or {}) makes dask blocks of many tiles and all dates; or
             lengths by dimension.
@@ -68,7 +72,7 @@ def open_cube(
     _refuse_resampling(grid, groupby)
     manifest = find_manifest(what, bands=bands, patch_url=patch_url, pattern=pattern, fill_value=fill_value)
     spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, patch_url=patch_url)
-    selection = select(manifest, spec, bands=bands, bbox=bbox, time=time)
+    selection = select(manifest, spec, bands=bands, bbox=_box(bbox, lon, lat), time=time)
     return to_dataset(manifest, selection, chunks=chunks, mask_and_scale=mask_and_scale)
 
 
@@ -115,6 +119,14 @@ def _refuse_unknown(text: str) -> None:
     names = ", ".join(read_catalog(catalog)) if catalog.is_file() else None
     found = f"{CATALOG_FILE} here has {names or 'no entry'}" if names is not None else f"no {CATALOG_FILE} is here"
     raise CatalogError(f"{text}: there is no such file or folder, and no cube of that name ({found})")
+
+
+def _box(bbox: Box | None, lon: tuple[float, float] | None, lat: tuple[float, float] | None) -> Box | None:
+    if lon is None and lat is None:
+        return bbox
+    if bbox is not None or lon is None or lat is None:
+        raise SelectionError("give lon=(west, east) and lat=(south, north) together, or bbox= alone")
+    return lon[0], lat[0], lon[1], lat[1]
 
 
 def _refuse_resampling(grid: Mapping[str, Any], groupby: str) -> None:

@@ -18,6 +18,9 @@ from cube.settings import get_settings
 _IN_FLIGHT_A_THREAD = 2
 """Blocks under way a worker thread while results are fetched: enough to keep it busy, few enough to hold them."""
 
+NO_DASHBOARD: Any = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+"""Arguments of a LocalCluster: without an address it takes port 8787, and warns where another cluster has it."""
+
 
 @contextmanager
 def connect(cluster: str | None) -> Iterator[Any]:
@@ -39,7 +42,7 @@ def connect(cluster: str | None) -> Iterator[Any]:
     if cluster == "local":
         workers = os.cpu_count() or 1
         with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local,
+            LocalCluster(n_workers=workers, threads_per_worker=1, **NO_DASHBOARD) as local,
             Client(local) as client,
         ):
             yield client

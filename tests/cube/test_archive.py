@@ -566,3 +566,26 @@ def test_a_source_that_vanished_is_named(tmp_path):
             stored(manifest, "band_1")
     assert str(caught.value).startswith(f"{url}/a.tif: tile (0, 0) of level 0 and 3 more: there is no such object")
     assert isinstance(caught.value, CubeError)
+
+
+@pytest.mark.parametrize("key", ["sig", "X-Amz-Signature", "X-Goog-Signature", "token"])
+def test_hrefs_that_are_signed_already_are_refused(key):
+    with pytest.raises(BuildError, match=r"a\.tif\?… carries a signature, .*; give unsigned hrefs, and patch_url="):
+        build(f"https://host/a.tif?v=1&{key}={SECRET}")
+
+
+def test_some_bands_of_a_file_of_many(tmp_path):
+    arrays = write(tmp_path / "a.tif", shape=(3, 70, 80), descriptions=("red", "green", "blue"))
+    manifest = build(tmp_path / "a.tif", bands=["blue", "red"], to=tmp_path / "s.cube")
+    assert [band.name for band in manifest.bands] == ["red", "blue"]
+    np.testing.assert_array_equal(stored(manifest, "blue")[0], arrays[2])
+
+
+def test_samples_that_the_catalogue_does_not_describe_are_bands_too(items, tmp_path):
+    arrays = write(tmp_path / "visual.tif", shape=(3, 100, 120))
+    asset = {"href": (tmp_path / "visual.tif").as_posix(), "type": "image/tiff; application=geotiff", "roles": ["data"]}
+    items["features"] = [items["features"][0] | {"assets": {"visual": asset}}]
+    manifest = build(items, to=tmp_path / "s.cube")
+    assert len(manifest.bands) == 3
+    for band, expected in zip(manifest.bands, arrays, strict=True):
+        np.testing.assert_array_equal(stored(manifest, band.name)[0], expected)

@@ -263,6 +263,7 @@ def test_compute_on_a_local_cluster_gives_the_same(here: Path, archive: Archive,
 @pytest.mark.parametrize(
     ("name", "more"), [("s2.json", ""), ("s2.parq", " fastparquet"), ("s2.parquet", " fastparquet")]
 )
+@pytest.mark.filterwarnings("ignore:The 'fastparquet' engine")  # fsspec's choice
 def test_export_writes_references_and_says_how_to_open_them(
     run: Runner, here: Path, tmp_path: Path, name: str, more: str
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import rioxarray  # noqa: F401 - registers .rio
 import xarray as xr
 import yaml
+from pyproj import Transformer
 from rasterio.transform import from_origin
 
 from cube import open_cube
@@ -348,7 +349,7 @@ def test_what_is_not_there_is_told(tmp_path, monkeypatch, what, error, message):
 
 @pytest.mark.parametrize(
     "argument",
-    ["crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "lon", "lat", "x", "y"],
+    ["crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "x", "y"],
 )
 def test_resampling_is_refused_by_name(manifest, argument):
     with pytest.raises(
@@ -405,3 +406,18 @@ def test_a_window_has_the_grid_of_its_coordinates(manifest):
     )
     assert isinstance(selection.window, Window)
     np.testing.assert_array_equal(selection.grid.xs, open_cube(manifest, bbox=(15.0, 45.1, 15.01, 45.2)).x.values)
+
+
+def test_lon_and_lat_are_a_bbox(tmp_path):
+    path = write_cog(tmp_path / "a.tif", np.arange(64 * 64, dtype="uint16").reshape(64, 64), blocksize=128)
+    whole = open_cube(path)
+    to_degrees = Transformer.from_crs("EPSG:32633", "OGC:CRS84", always_xy=True).transform
+    west, south = to_degrees(whole.x.values[0], whole.y.values[-1])
+    east, north = to_degrees(whole.x.values[-1], whole.y.values[0])
+    lon, lat = (west, (west + east) / 2), (south, (south + north) / 2)
+    part = open_cube(path, lon=lon, lat=lat)
+    xr.testing.assert_identical(part, open_cube(path, bbox=(lon[0], lat[0], lon[1], lat[1])))
+    assert 0 < part.sizes["x"] < 64
+    for wrong in ({"lon": lon}, {"lat": lat}, {"lon": lon, "lat": lat, "bbox": (0, 0, 1, 1)}):
+        with pytest.raises(SelectionError, match=r"give lon=\(west, east\) and lat=\(south, north\) together"):
+            open_cube(path, **wrong)

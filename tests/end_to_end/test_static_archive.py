@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import numpy as np
 import odc.geo.xr  # noqa: F401 - registers .odc
 import pytest
@@ -134,3 +138,30 @@ def test_a_remote_archive_reads_the_tiles_that_a_window_touches(archive, truth, 
         np.testing.assert_array_equal(found, truth["sand"][90:100, 90:100])
         touched = [f"sand/tile_N{lat}_E{lon:03}_sand.tif" for lat in (52, 51) for lon in (4, 5)]
         assert store.counts().paths == dict.fromkeys(touched, 1)
+
+
+@pytest.fixture(scope="module")
+def served(archive, world, tmp_path_factory):
+    """The URL of a server of both cubes, built into one catalogue by the command."""
+    catalog = tmp_path_factory.mktemp("catalog") / "catalog.yaml"
+    for name, source in (("soil", archive), ("world", world[0])):
+        command = [sys.executable, "-m", "cube", "build", str(source), "--name", name, "--catalog", str(catalog)]
+        subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "cube", "serve", str(catalog), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield re.search(r"http://\S+", server.stdout.readline())[0]
+        finally:
+            server.terminate()
+
+
+def test_two_entries_of_a_catalogue_are_served(served, truth, world):
+    soil = xr.open_dataset(f"{served}/datasets/soil.zarr", chunks={}, mask_and_scale=False)
+    assert soil.clay.dims == ("y", "x")
+    for rows, columns in ((slice(90, 100), slice(90, 100)), (slice(200, 300), slice(None))):
+        for band in ("clay", "bdod"):
+            np.testing.assert_array_equal(soil[band].isel(y=rows, x=columns).values, truth[band][rows, columns])
+    np.testing.assert_allclose(soil.y.values, NORTH - (np.arange(ROWS * TILE) + 0.5) * DEGREE, rtol=1e-13)
+    assert soil.rio.crs.to_epsg() == 4326
+    globe = xr.open_dataset(f"{served}/datasets/world.zarr")
+    np.testing.assert_array_equal(globe[["elevation", "slope", "aspect"]].to_dataarray().values, world[1])

@@ -15,6 +15,7 @@ from rasterio.transform import from_origin
 
 from cube import open_cube
 from cube.archive import build
+from cube.engine.cluster import NO_DASHBOARD
 from cube.engine.graph import ReadLayer
 from cube.io.trace import trace
 from cube.lazy import LazyBand
@@ -70,7 +71,7 @@ def test_values_are_the_same_on_processes(manifest, truth):
     ds = open_cube(manifest, chunks=CHUNKS)
     expected = truth["red"].astype("int64") - truth["nir"]
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, **NO_DASHBOARD) as cluster,
         Client(cluster),
     ):
         found = (ds.red.astype("int64") - ds.nir).compute()
