@@ -14,9 +14,9 @@ _RESERVED = {"x", "y", "time", "latitude", "longitude", "spatial_ref"}
 
 
 def variable_name(text: str) -> str:
-    """`text` as the name of a variable: lower case, letters, digits and `_`, no digit first, no coordinate's name."""
-    name = re.sub(r"[\W_]+", "_", re.sub(r"(?i)\.tiff?$", "", text).lower()).strip("_")
-    return f"band_{name}" if not name or name[0].isdigit() or name in _RESERVED else name
+    """`text` as the name of a variable: letters as they are, digits and `_`, no digit first, no coordinate's name."""
+    name = re.sub(r"[\W_]+", "_", re.sub(r"(?i)\.tiff?$", "", text)).strip("_")
+    return f"band_{name}" if not name or name[0].isdigit() or name.lower() in _RESERVED else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,8 @@ def select_bands(bands: Sequence[str], names: Mapping[Slot, str], aliases: Mappi
     for band in bands:
         found = {slot for slot, name in names.items() if band == name or band in aliases[slot]}
         found = found or {slot for slot in names if band == slot.asset}
+        # Sen2Cor's SCL is "scl" in one catalogue and "SCL" in the next.
+        found = found or {slot for slot, name in names.items() if band.casefold() == name.casefold()}
         if not found:
             known = dict.fromkeys(
                 f"{name} ({', '.join(aliases[slot])})" if aliases[slot] else name for slot, name in names.items()

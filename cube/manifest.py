@@ -163,7 +163,7 @@ class Manifest:
         return self.levels[level]
 
     def band(self, name: str) -> Band:
-        """Return the band of this name or alias.
+        """Return the band of this name or alias; other capitals will do where they leave no doubt.
 
         Raises:
             SelectionError: There is none, or the alias means several.
@@ -171,7 +171,10 @@ class Manifest:
         for band in self.bands:
             if band.name == name:
                 return band
-        found = [band for band in self.bands if name in band.aliases]
+        # Sen2Cor's SCL is "scl" in one catalogue and "SCL" in the next.
+        found = [band for band in self.bands if name in band.aliases] or [
+            band for band in self.bands if name.casefold() == band.name.casefold()
+        ]
         if len(found) == 1:
             return found[0]
         names = ", ".join(band.name for band in self.bands)

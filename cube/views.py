@@ -41,8 +41,8 @@ class View:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """The bands that a block needs, and no others."""
-        return (*find_index(self.index).bands, *([self.mask.band] if self.mask else []))
+        """The bands that a block needs, each once and no others."""
+        return tuple(dict.fromkeys((*find_index(self.index).bands, *([self.mask.band] if self.mask else []))))
 
 
 def open_view(
@@ -82,7 +82,7 @@ def open_view(
     elif freq is not None:
         raise SelectionError(f"freq={freq!r} needs a composite (median, mean, max or min)")
     spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
-    selection = select(manifest, spec, bands=list(dict.fromkeys(view.bands)), bbox=bbox, time=time)
+    selection = select(manifest, spec, bands=view.bands, bbox=bbox, time=time)
     if composite is not None and selection.stamps is None:
         raise SelectionError(f"composite={composite!r}: {manifest.name!r} has no time to composite over")
     blocks = plan_blocks(manifest, selection, chunks)
@@ -161,16 +161,16 @@ def compute_block(
     """Return a block of a view from the stored numbers of its bands: pure, in strips of rows that stay in the cache.
 
     Args:
-        *arrays: Stored numbers of each of `bands`, ([dates,] rows, columns).
+        *arrays: Stored numbers of each of the view's bands, ([dates,] rows, columns).
         view: What to derive.
-        bands: How the numbers are stored.
+        bands: How they are stored, in the same order.
         periods: Dates of each period; None keeps the dates.
         squeeze: Whether to leave out the time axis of one composite.
 
     Returns:
         float32, ([periods or dates,] rows, columns).
     """
-    by_name = dict(zip((band.name for band in bands), zip(arrays, bands, strict=True), strict=True))
+    by_name = dict(zip(view.bands, zip(arrays, bands, strict=True), strict=True))
     *_, rows, columns = arrays[0].shape
     dates = arrays[0].shape[:-2]
     lead = (len(periods),) if periods is not None else dates
@@ -186,17 +186,12 @@ def compute_block(
 
 
 def _index_strip(view: View, by_name: Mapping[str, tuple[np.ndarray, Band]], strip: slice) -> np.ndarray:
-    first, second = (_physical(*_find(by_name, name), strip) for name in find_index(view.index).bands)
+    first, second = (_physical(*by_name[name], strip) for name in find_index(view.index).bands)
     values = normalized_difference(first, second)
     if view.mask is not None:
-        classes, _ = _find(by_name, view.mask.band)
+        classes, _ = by_name[view.mask.band]
         values[~view.mask.apply(classes[..., strip, :])] = np.nan
     return values
-
-
-def _find(by_name: Mapping[str, tuple[np.ndarray, Band]], name: str) -> tuple[np.ndarray, Band]:
-    found = by_name.get(name)
-    return found if found is not None else next(pair for pair in by_name.values() if name in pair[1].aliases)
 
 
 def _physical(stored: np.ndarray, band: Band, strip: slice) -> np.ndarray:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 DATES = ("2024-04-09", "2024-04-24", "2024-05-09", "2024-05-19", "2024-05-29", "2024-06-18", "2024-07-13", "2024-08-12")
-ASSETS = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "scl": "SCL"}
+ASSETS = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "scl": "scl"}
 """Common names, which file names have too -> asset keys."""
 CLEAR = (2, 4, 5, 6, 7, 11)
 """The SCL classes that are neither nodata, defective, shadow, cloud nor cirrus."""

@@ -195,6 +195,12 @@ def test_levels_end_where_a_neighbour_would_start_inside_a_pixel():
     assert len(common_grid(extents[:1]).levels) == 4, "alone, it is GDAL's own overview"
 
 
+def test_levels_end_where_a_source_would_reach_into_a_gap():
+    shape = (100, 100)
+    extents = [extent_of(0, 0, shape, halved(shape, 3)), extent_of(104, 0, shape, halved(shape, 3))]
+    assert len(common_grid(extents).levels) == 3, "13 pixels of 8 are 104, and the source has 100"
+
+
 def test_the_last_source_of_a_row_may_end_inside_a_pixel():
     extents = [
         extent_of(0, 0, (128, 128), halved((128, 128), 2)),

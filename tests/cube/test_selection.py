@@ -154,6 +154,24 @@ def test_a_bbox_takes_every_pixel_that_it_touches_and_no_other(lonlat, bbox, win
     assert selected(lonlat, bbox=bbox).window == Window(top=top, bottom=bottom, left=left, right=right)
 
 
+@pytest.fixture(scope="module")
+def tenths(tmp_path_factory):
+    """Pixels of a tenth of a degree, which no float is exactly."""
+    path = tmp_path_factory.mktemp("tenths") / "a.tif"
+    transform = from_origin(10, 50, 0.1, 0.1)
+    return build(
+        write_cog(path, unique_values((70, 80), "uint8"), crs="EPSG:4326", driver="GTiff", transform=transform)
+    )
+
+
+@pytest.mark.parametrize("first", range(40))
+def test_a_bbox_along_the_edges_of_pixels_takes_no_pixel_beyond(tenths, first):
+    west, north = round(10 + first / 10, 1), round(50 - first / 10, 1)
+    bbox = (west, round(north - 0.3, 1), round(west + 0.3, 1), north)
+    expected = Window(top=first, bottom=first + 3, left=first, right=first + 3)
+    assert selected(tenths, bbox=bbox).window == expected
+
+
 def test_a_bbox_on_an_overview_and_on_a_grid_that_runs_north(lonlat, south_up):
     assert selected(lonlat, level=1, bbox=(10.5, 49, 11, 49.5)).window == Window(top=1, bottom=2, left=1, right=2)
     found = selected(south_up, bbox=(10.25, 30.5, 10.75, 31.25))

@@ -147,7 +147,7 @@ def test_items_are_stac(archive):
         assert item.ext.proj.code == "EPSG:32633"
         assert item.ext.proj.shape == [128, 128]
         assert item.ext.proj.transform == list(archive.transform)[:6]
-        assert item.assets.keys() == {"B02", "B03", "B04", "B08", "SCL"}
+        assert item.assets.keys() == {"B02", "B03", "B04", "B08", "scl"}
         assert all(asset.media_type == pystac.MediaType.COG for asset in item.assets.values())
         assert item.properties["platform"] == "sentinel-2a"
     assert "proj:epsg" not in json.loads(archive.items.read_text())["features"][0]["properties"]
