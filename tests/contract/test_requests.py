@@ -164,6 +164,7 @@ def test_all_dates_and_bands_are_under_way_at_once(truth, tmp_path):
         write_cog(tmp_path / f"{date}_{band}.tif", truth[band][i], blocksize=TILE, OVERVIEWS="NONE")
     with ObjectStore(tmp_path, latency_s=0.5) as slow:
         manifest = build([f"{slow.url}/{name}" for name in NAMES], to=tmp_path / "s.cube")
+        assert (slow.counts().requests, slow.counts().max_in_flight) == (9, 9), "headers, too"
         slow.reset()
         read(manifest, BANDS, (0, 1, 2), 0, TILE, 0, TILE)
         assert (slow.counts().requests, slow.counts().max_in_flight) == (9, 9)

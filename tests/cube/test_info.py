@@ -77,7 +77,7 @@ def test_words_say_what_the_facts_say(manifest: Manifest) -> None:
     assert lines["time"] == "2 dates, 2024-04-09 to 2024-05-09"
     assert lines["levels"] == "0: 256 x 256, 1: 128 x 128"
     assert lines["band red"] == "uint16, nodata 0, x 0.0001 -0.1, also called B04, 2 sources"
-    assert lines["band scl"] == "uint8, nodata 0, also called SCL, 12 classes, 2 sources"
+    assert lines["band scl"] == "uint8, nodata 0, 12 classes, 2 sources"
     assert lines["license"] == "CC0-1.0"
     assert lines["sources"].startswith("10 files, ")
 

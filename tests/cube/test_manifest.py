@@ -17,13 +17,15 @@ from rasterio.warp import transform_bounds
 
 from cube.archive import build
 from cube.errors import ManifestError, ReadError, SelectionError
-from cube.grid import Window
+from cube.grid import Extent, Window, common_grid
 from cube.io.trace import trace
 from cube.manifest import open_manifest, parent
 from cube.reader import read_block
+from cube.scan import scan_sources
 from cube.settings import get_settings
-from cube.source import BandInfo
-from cube.spec import CubeSpec
+from cube.snapshot import Member, write_manifest
+from cube.source import Source
+from cube.spec import Band, CubeSpec
 from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog
 
@@ -226,23 +228,42 @@ def test_bands_by_name_alias_and_neither(series, tmp_path):
         manifest.band("B05")
 
 
-def test_an_alias_of_two_bands_is_refused(tmp_path, series):
-    from cube.grid import Extent, common_grid
-    from cube.scan import scan_sources
-    from cube.snapshot import Member, write_manifest
-    from cube.source import Source
-    from cube.spec import Band
+@pytest.fixture
+def named(series, tmp_path):
+    """Return `make(**aliases)`: a manifest of bands of these names."""
 
-    path = next(series.glob("t0_20240101_red.tif"))
-    (scanned,), _ = scan_sources([Source(href=path.as_posix(), item="a", bands=(BandInfo(name="one"),))])
-    shape = (scanned.header.levels[0].height, scanned.header.levels[0].width)
-    extent = Extent(href="a", crs="EPSG:32633", transform=tuple(scanned.header.transform)[:6], shapes=(shape,))
-    member = Member(scanned=scanned, bands=(("one", 0), ("two", 0)), row=0, column=0)
-    bands = [Band(name=name, dtype="uint16", nodata=0, aliases=("B",)) for name in ("one", "two")]
-    folder = str(tmp_path / "a.cube")
-    write_manifest(folder, name="a", members=[member], bands=bands, grid=common_grid([extent]), attributes={})
+    def make(**aliases):
+        path = next(series.glob("t0_20240101_red.tif"))
+        (scanned,), _ = scan_sources([Source(href=path.as_posix(), item="a")])
+        shape = (scanned.header.levels[0].height, scanned.header.levels[0].width)
+        extent = Extent(href="a", crs="EPSG:32633", transform=tuple(scanned.header.transform)[:6], shapes=(shape,))
+        member = Member(scanned=scanned, bands=tuple((name, 0) for name in aliases), row=0, column=0)
+        bands = [Band(name=name, dtype="uint16", nodata=0, aliases=names) for name, names in aliases.items()]
+        folder = str(tmp_path / "a.cube")
+        write_manifest(folder, name="a", members=[member], bands=bands, grid=common_grid([extent]), attributes={})
+        return fresh(folder)
+
+    return make
+
+
+def test_an_alias_of_two_bands_is_refused(named):
     with pytest.raises(SelectionError, match="'B' may mean one, two; ask for one of those"):
-        fresh(folder).band("B")
+        named(one=("B",), two=("B",)).band("B")
+
+
+def test_other_capitals_will_do_where_they_leave_no_doubt(named):
+    manifest = named(scl=(), B04=("red",), b04=("RED",))
+    assert manifest.band("SCL").name == "scl"
+    assert manifest.band("B04").name == "B04"
+    assert manifest.band("b04").name == "b04"
+    assert manifest.band("RED").name == "b04"
+    with pytest.raises(SelectionError, match="band 'Red' was asked for; 'a' has scl, B04, b04"):
+        manifest.band("Red")
+
+
+def test_other_capitals_of_two_bands_are_refused(named):
+    with pytest.raises(SelectionError, match="'Nir' may mean nir, NIR; ask for one of those"):
+        named(nir=(), NIR=()).band("Nir")
 
 
 def test_the_parent_of_a_manifest():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,10 @@ def test_what_is_local(href, expected):
     assert local_path(href) == expected
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows makes no links for ordinary users")
 def test_a_path_is_made_absolute_and_keeps_its_links(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
-    try:
-        (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
-    except OSError:
-        pytest.skip("this system makes no links for ordinary users")
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     assert absolute("link/../link/a.tif") == (tmp_path / "link" / "a.tif").as_posix()
     assert absolute((tmp_path / "a b.tif").as_uri()) == (tmp_path / "a b.tif").as_posix()
