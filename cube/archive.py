@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from cube.bands import variable_name
 from cube.conventions import COORDINATES
 from cube.crs import crs_from_geokeys
 from cube.encoding import Sample, choose_encoding
@@ -238,7 +239,8 @@ def _only(scanned: list[ScannedSource], bands: Sequence[str]) -> list[list[tuple
 def _header_bands(scanned: ScannedSource, fields: Fields) -> tuple[BandInfo, ...]:
     header = scanned.header
     if header.samples == 1 and fields.band is not None:
-        return (BandInfo(name=fields.band),)
+        name = fields.band if fields.band.isidentifier() else variable_name(fields.band)
+        return (BandInfo(name=name, aliases=() if name == fields.band else (fields.band,)),)
     described = [text.strip() if text else "" for text in header.descriptions]
     usable = all(text.isidentifier() for text in described) and len(set(described)) == len(described)
     usable = usable and COORDINATES.isdisjoint(described)

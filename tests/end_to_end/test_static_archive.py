@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-
 import numpy as np
 import odc.geo.xr  # noqa: F401 - registers .odc
 import pytest
@@ -14,8 +10,11 @@ import xarray as xr
 from rasterio.transform import from_origin
 
 from cube import build, open_cube
+from cube.catalog import add_entry, manifest_entry
 from cube.testing import ObjectStore
 from cube.testing.archive import write_cog
+from server.app import create_app
+from server.run import serving
 
 BANDS = ("bdod", "clay", "sand", "silt")
 TILE, ROWS, COLUMNS = 96, 5, 8
@@ -141,18 +140,14 @@ def test_a_remote_archive_reads_the_tiles_that_a_window_touches(archive, truth, 
 
 
 @pytest.fixture(scope="module")
-def served(archive, world, tmp_path_factory):
-    """The URL of a server of both cubes, built into one catalogue by the command."""
+def served(soil, world, tmp_path_factory):
+    """The URL of a server of one catalogue of both cubes."""
     catalog = tmp_path_factory.mktemp("catalog") / "catalog.yaml"
-    for name, source in (("soil", archive), ("world", world[0])):
-        command = [sys.executable, "-m", "cube", "build", str(source), "--name", name, "--catalog", str(catalog)]
-        subprocess.run(command, check=True, capture_output=True)
-    command = [sys.executable, "-m", "cube", "serve", str(catalog), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            yield re.search(r"http://\S+", server.stdout.readline())[0]
-        finally:
-            server.terminate()
+    globe = build(world[0], to=catalog.parent / "world.cube")
+    for name, manifest in (("soil", soil), ("world", globe)):
+        add_entry(catalog, manifest_entry(name, manifest.url, catalog=catalog))
+    with serving(create_app(catalog)) as url:
+        yield url
 
 
 def test_two_entries_of_a_catalogue_are_served(served, truth, world):

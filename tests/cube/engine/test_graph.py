@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
-import subprocess
-import sys
 from collections import Counter
 
 import dask
@@ -19,6 +18,7 @@ from cube.engine.cluster import NO_DASHBOARD
 from cube.engine.graph import ReadLayer
 from cube.io.trace import trace
 from cube.lazy import LazyBand
+from cube.manifest import open_manifest
 from cube.selection import select
 from cube.spec import CubeSpec
 from cube.testing.archive import unique_values, write_cog
@@ -65,17 +65,24 @@ def test_values_are_the_same_whatever_runs_them(manifest, truth, scheduler, chun
         assert loaded[band].dtype == "uint16"
 
 
-def test_values_are_the_same_on_processes(manifest, truth):
+@pytest.fixture(scope="module")
+def client():
+    """A worker in another process."""
     from distributed import Client, LocalCluster
 
-    ds = open_cube(manifest, chunks=CHUNKS)
-    expected = truth["red"].astype("int64") - truth["nir"]
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=True, **NO_DASHBOARD) as cluster,
-        Client(cluster),
+        Client(cluster, set_as_default=False) as client,
     ):
-        found = (ds.red.astype("int64") - ds.nir).compute()
-        top = ds.scl.max("time").compute()
+        yield client
+
+
+def test_values_are_the_same_on_processes(manifest, truth, client):
+    ds = open_cube(manifest, chunks=CHUNKS)
+    expected = truth["red"].astype("int64") - truth["nir"]
+    with client.as_current():
+        found = client.compute(ds.red.astype("int64") - ds.nir).result()
+        top = client.compute(ds.scl.max("time")).result()
     np.testing.assert_array_equal(found.values, expected)
     np.testing.assert_array_equal(top.values, truth["scl"].max(0))
 
@@ -152,21 +159,17 @@ def test_signing_changes_no_token(manifest):
     assert open_cube(manifest, chunks=CHUNKS, patch_url=lambda href: href).red.data.name == plain
 
 
-def test_tokens_are_the_same_in_another_process(manifest):
+def names_and_tokens(url):
+    manifest = open_manifest(url)
     selection = select(manifest, CubeSpec(manifest=manifest.url, version=manifest.version))
-    code = (
-        "from cube import open_cube, open_manifest\n"
-        "from cube.lazy import LazyBand\n"
-        "from cube.selection import select\n"
-        "from cube.spec import CubeSpec\n"
-        "from dask.base import tokenize\n"
-        f"m = open_manifest({manifest.url!r})\n"
-        "s = select(m, CubeSpec(manifest=m.url, version=m.version))\n"
-        f"print(open_cube(m, chunks={CHUNKS!r}).red.data.name, tokenize(LazyBand(s, m.band('red'))))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = [open_cube(manifest, chunks=CHUNKS).red.data.name, tokenize(LazyBand(selection, manifest.band("red")))]
-    assert done.stdout.split() == here
+    name = open_cube(manifest, chunks=CHUNKS).red.data.name
+    return os.getpid(), name, tokenize(LazyBand(selection, manifest.band("red")))
+
+
+def test_tokens_are_the_same_in_another_process(manifest, client):
+    here, there = names_and_tokens(manifest.url), client.submit(names_and_tokens, manifest.url).result()
+    assert here[0] != there[0]
+    assert here[1:] == there[1:]
 
 
 def test_another_version_is_another_token(manifest):

@@ -200,28 +200,6 @@ def remote(tmp_path_factory):
         yield SCRIPT.format(url=manifest.url, version=manifest.version)
 
 
-def run_script(text):
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=60)
-    return done.returncode, done.stderr
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_a_process_ends_in_order(remote, end):
-    code, stderr = run_script(remote + ENDS[end].replace("{pause}", "0.03"))
-    assert code in CODES.get(end, {0}), stderr
-    assert "Fatal Python error" not in stderr
-    assert not stderr or end == "interrupt", stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("end", ["read", "leave work behind"])
-def test_twenty_processes_end_in_order(remote, end):
-    texts = [remote + ENDS[end].replace("{pause}", str(0.013 * i)) for i in range(20)]
-    with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(run_script, texts)) == [(0, "")] * 20
-
-
 FORK = """
 import os, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of a fork beside threads
@@ -236,25 +214,55 @@ if child == 0:
     os._exit(0)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+FORKS = {
+    "fork before a read": FORK.format(before="", inside="assert read().shape == (1, 200, 300)"),
+    "fork after a read": FORK.format(before="read()", inside="read()"),
+    "fork and read no more": FORK.format(before="read()", inside="pass"),
+}
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_child_of_a_process_that_has_not_read_reads(remote):
-    code, stderr = run_script(remote + FORK.format(before="", inside="assert read().shape == (1, 200, 300)"))
-    assert code == 0, stderr
+def run_script(text):
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=100)
+    return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_child_of_a_process_that_has_read_is_told_rather_than_hung(remote):
-    script = remote + FORK.format(before="read()", inside="read()")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 3, done.stderr
-    assert done.stdout.startswith("CubeError this process was forked from one that had already read with cube")
-    assert "'spawn' or 'forkserver'" in done.stdout
-    assert not done.stderr
+@pytest.fixture(scope="module")
+def ended(remote):
+    """(exit code, stdout, stderr) of every script; some at a time, since most of their time is Python's own start."""
+    scripts = ENDS | (FORKS if hasattr(os, "fork") else {})
+    with ThreadPoolExecutor(3) as pool:
+        results = pool.map(run_script, [remote + text.replace("{pause}", "0.03") for text in scripts.values()])
+        return dict(zip(scripts, results, strict=True))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_such_a_child_still_ends_in_order(remote):
-    code, stderr = run_script(remote + FORK.format(before="read()", inside="import sys; sys.stdout.flush()"))
-    assert (code, stderr) == (0, "")
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_ends_in_order(ended, end):
+    code, _, stderr = ended[end]
+    assert code in CODES.get(end, {0}), stderr
+    assert "Fatal Python error" not in stderr
+    assert not stderr or end == "interrupt", stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("end", ["read", "leave work behind"])
+def test_twenty_processes_end_in_order(remote, end):
+    texts = [remote + ENDS[end].replace("{pause}", str(0.013 * i)) for i in range(20)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run_script, texts)) == [(0, "", "")] * 20
+
+
+@needs_fork
+@pytest.mark.parametrize("end", ["fork before a read", "fork and read no more"])
+def test_a_child_reads_and_ends_in_order(ended, end):
+    assert ended[end] == (0, "", "")
+
+
+@needs_fork
+def test_a_child_of_a_process_that_has_read_is_told_rather_than_hung(ended):
+    code, stdout, stderr = ended["fork after a read"]
+    assert code == 3, stderr
+    assert stdout.startswith("CubeError this process was forked from one that had already read with cube")
+    assert "'spawn' or 'forkserver'" in stdout
+    assert not stderr
