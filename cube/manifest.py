@@ -117,21 +117,22 @@ class Manifest:
         table = pa.concat_tables(tables).combine_chunks()
         self._table = table
         self._part = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
-        stamps = table["time"].to_numpy().astype("datetime64[us]")
-        dated = stamps[~np.isnat(stamps)]
-        self.times: np.ndarray | None = np.unique(dated) if len(dated) else None
+        self.times: np.ndarray | None = None
         """datetime64[us] (times,), or None in a cube without time."""
-        self._time = np.searchsorted(self.times, stamps) if self.times is not None else np.zeros(len(table), "int64")
+        self._time = np.zeros(len(table), "int64")
+        if not table["time"].null_count:  # a build refuses sources with and without time in one cube
+            stamps = _integers(table["time"].cast(pa.int64())).view("datetime64[us]")
+            self.times, self._time = np.unique(stamps, return_inverse=True)
         self._rows, self._columns, self._heights, self._widths, self._tiles_row = (
-            table[name].to_numpy() for name in ("row", "column", "height", "width", "tiles_row")
+            _integers(table[name]) for name in ("row", "column", "height", "width", "tiles_row")
         )
         bands = table["bands"].combine_chunks()
-        owner = np.repeat(np.arange(len(table)), np.diff(bands.offsets.to_numpy()))
+        owner = np.repeat(np.arange(len(table)), np.diff(np.from_dlpack(bands.offsets)))
         flat = bands.flatten()
         names = flat.field("name").to_pylist()
         positions = {band.name: i for i, band in enumerate(self.bands)}
         ids = np.array([positions[name] for name in names], "int64")
-        samples = flat.field("sample").to_numpy()
+        samples = np.from_dlpack(flat.field("sample"))
         order = np.argsort(ids, kind="stable")
         bounds = np.searchsorted(ids[order], np.arange(len(self.bands) + 1))
         self._members = {
@@ -217,7 +218,7 @@ class Manifest:
         }
         across, down = -(-facts["width"] // facts["tile_width"]), -(-facts["height"] // facts["tile_height"])
         offsets, lengths = (
-            table[name].chunk(0).slice(row, 1).flatten().to_numpy().reshape(-1, down, across)
+            np.from_dlpack(table[name].chunk(0).slice(row, 1).flatten()).reshape(-1, down, across)
             for name in ("offsets", "lengths")
         )
         return SourceLevel(offsets=offsets, lengths=lengths, **facts)
@@ -225,6 +226,11 @@ class Manifest:
     def source_table(self) -> pa.Table:
         """Return every column of every source, as stored; loaded anew each time."""
         return pa.concat_tables([_read_table(join(self.url, part["sources"]), None) for part in self._parts])
+
+
+def _integers(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column without nulls; pyarrow's own way to numpy imports pandas, which takes a second."""
+    return np.from_dlpack(column.combine_chunks())
 
 
 def parent(url: str) -> str:

@@ -4,6 +4,8 @@ import itertools
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -378,3 +380,17 @@ def test_errors_of_reading_one_are_not_read_errors(tmp_path):
         fresh(tmp_path)
     assert not isinstance(caught.value, ReadError)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_process_that_only_reads_does_without_pandas(built):
+    """It takes a second to import, and pyarrow does so at the slightest occasion."""
+    code = (
+        "import sys\n"
+        "from cube.grid import Window\n"
+        "from cube.reader import read_block\n"
+        "from cube.spec import CubeSpec\n"
+        f"spec = CubeSpec(manifest={built.url!r}, version={built.version!r})\n"
+        "read_block(spec, ['red'], (0, 2), Window(top=0, bottom=100, left=0, right=200))\n"
+        "assert not {'pandas', 'xarray', 'rasterio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
