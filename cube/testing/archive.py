@@ -91,7 +91,8 @@ def unique_values(shape: tuple[int, ...], dtype: DTypeLike, seed: int = 0) -> ND
     Where `dtype` has too few values they repeat, as far apart in the order as can be. Signed types have negative ones.
     """
     kind, count = np.dtype(dtype), int(np.prod(shape))
-    limit = np.iinfo(kind).max if kind.kind in "iu" else 2 ** np.finfo(kind).nmant
+    # Counted in int64, which no array's size passes.
+    limit = min(np.iinfo(kind).max, np.iinfo("int64").max) if kind.kind in "iu" else 2 ** np.finfo(kind).nmant
     order = np.random.default_rng(seed).permutation(count)
     values = order % limit + 1 if kind.kind == "u" else (order // 2 % limit + 1) * (1 - 2 * (order % 2))
     return values.astype(kind).reshape(shape)

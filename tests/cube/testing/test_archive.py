@@ -308,7 +308,7 @@ def test_write_cog_takes_the_drivers_options(tmp_path, options, compression, pre
 
 
 @pytest.mark.parametrize(
-    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"]
+    "dtype", ["uint64", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"]
 )
 def test_unique_values(dtype):
     count = 200 if dtype.endswith("t8") else 20_000
