@@ -73,6 +73,8 @@ def build(
         BuildError: No source, sources that cannot be read, or that do not form one cube; names them and says why.
     """
     bands = [bands] if isinstance(bands, str) else bands
+    if bands is not None and not bands:
+        raise BuildError("bands=[]: give names of bands, or None for all")
     sources = list({(each.href, each.item): each for each in _sources(what, bands)}.values())
     if not sources:
         raise BuildError(f"{_describe(what)}: no COG was found; give a folder, a glob, URLs or STAC items of GeoTIFFs")

@@ -143,7 +143,7 @@ def _merge(source: SourceRead) -> list[_Fetch]:
 
 async def _fetch_and_place(fetch: _Fetch, spec: CubeSpec, outputs: _Outputs) -> None:
     request, running = fetch.request, asyncio.get_running_loop()
-    async with byte_budget().hold_bytes(request.stop - request.start):
+    async with byte_budget().hold(request.stop - request.start):
         try:
             signed = sign(fetch.href, spec.patch_url)
             data = await read_range(fetch.href, request.start, request.stop, signed=signed)

@@ -77,67 +77,49 @@ def plan_requests(
 
 
 class Budget:
-    """Requests and bytes that may be outstanding at once, first come, first served; lives on the I/O loop."""
+    """How much may be outstanding at once, first come, first served; lives on the I/O loop."""
 
-    def __init__(self, requests: int, nbytes: int) -> None:
-        self._requests, self._bytes, self._all_bytes = requests, nbytes, nbytes
-        self._waiting: deque[tuple[int, int, asyncio.Future[None]]] = deque()
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def hold_bytes(self, nbytes: int) -> AsyncIterator[None]:
-        """Hold room for `nbytes` until the block ends; a single piece larger than all waits to be alone."""
-        held = min(nbytes, self._all_bytes)
-        await self._take(0, held)
+    async def hold(self, amount: int) -> AsyncIterator[None]:
+        """Hold an amount until the block ends; one that is larger than all waits to be alone."""
+        held = min(amount, self._total)
+        await self._take(held)
         try:
             yield
         finally:
-            self._give(0, held)
+            self._give(held)
 
-    @asynccontextmanager
-    async def hold_request(self) -> AsyncIterator[None]:
-        """Hold one of the requests in flight."""
-        await self._take(1, 0)
-        try:
-            yield
-        finally:
-            self._give(1, 0)
-
-    async def _take(self, requests: int, nbytes: int) -> None:
-        if not self._waiting and self._fits(requests, nbytes):
-            self._requests -= requests
-            self._bytes -= nbytes
+    async def _take(self, amount: int) -> None:
+        if not self._waiting and amount <= self._free:
+            self._free -= amount
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((requests, nbytes, turn))
+        self._waiting.append((amount, turn))
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give(requests, nbytes)  # granted and cancelled in the same tick
+                self._give(amount)  # granted and cancelled in the same tick
             raise
 
-    def _fits(self, requests: int, nbytes: int) -> bool:
-        return requests <= self._requests and nbytes <= self._bytes
-
-    def _give(self, requests: int, nbytes: int) -> None:
-        self._requests += requests
-        self._bytes += nbytes
+    def _give(self, amount: int) -> None:
+        self._free += amount
         while self._waiting:
-            requests, nbytes, turn = self._waiting[0]
-            if turn.cancelled():
-                self._waiting.popleft()
-                continue
-            if not self._fits(requests, nbytes):
-                return
+            wanted, turn = self._waiting[0]
+            if not turn.cancelled():
+                if wanted > self._free:
+                    return
+                self._free -= wanted
+                turn.set_result(None)
             self._waiting.popleft()
-            self._requests -= requests
-            self._bytes -= nbytes
-            turn.set_result(None)
 
 
 def _request_budget() -> Budget:
-    settings = get_settings()
-    return loop.loop_state("requests", lambda: Budget(settings.requests_in_flight, settings.bytes_in_flight))  # type: ignore[no-any-return]
+    return loop.loop_state("requests", lambda: Budget(get_settings().requests_in_flight))  # type: ignore[no-any-return]
 
 
 def byte_budget() -> Budget:
@@ -145,8 +127,7 @@ def byte_budget() -> Budget:
 
     Apart from the budget of requests, so that a large range that waits for memory does not hold a place in flight.
     """
-    settings = get_settings()
-    return loop.loop_state("bytes", lambda: Budget(settings.requests_in_flight, settings.bytes_in_flight))  # type: ignore[no-any-return]
+    return loop.loop_state("bytes", lambda: Budget(get_settings().bytes_in_flight))  # type: ignore[no-any-return]
 
 
 async def read_range(href: str, start: int, stop: int, *, signed: str | None = None) -> Buffer:
@@ -232,7 +213,7 @@ async def _attempts[T](href: str, start: int, stop: int, once: Callable[[], Awai
         began = time.perf_counter()
         failed = True
         try:
-            async with _request_budget().hold_request():
+            async with _request_budget().hold(1):
                 began = time.perf_counter()
                 result = await once()
             failed = False

@@ -589,3 +589,8 @@ def test_samples_that_the_catalogue_does_not_describe_are_bands_too(items, tmp_p
     assert len(manifest.bands) == 3
     for band, expected in zip(manifest.bands, arrays, strict=True):
         np.testing.assert_array_equal(stored(manifest, band.name)[0], expected)
+
+
+def test_no_bands_at_all_is_told(series):
+    with pytest.raises(BuildError, match=r"bands=\[\]: give names of bands, or None for all"):
+        build(series[0], bands=[])

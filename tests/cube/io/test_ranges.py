@@ -89,19 +89,15 @@ def test_examples_of_merging():
 # The budget.
 
 
-def budget(requests=2, nbytes=100):
-    return Budget(requests, nbytes)
-
-
-async def hold(limit, nbytes, seen, until):
-    async with limit.hold_bytes(nbytes):
-        seen.append(nbytes)
+async def hold(limit, amount, seen, until):
+    async with limit.hold(amount):
+        seen.append(amount)
         await until.wait()
 
 
 def test_what_fits_enters_and_the_rest_waits_its_turn():
     async def main():
-        limit, seen, until = budget(), [], asyncio.Event()
+        limit, seen, until = Budget(100), [], asyncio.Event()
         tasks = [asyncio.create_task(hold(limit, n, seen, until)) for n in (60, 30, 50, 10)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -115,7 +111,7 @@ def test_what_fits_enters_and_the_rest_waits_its_turn():
 
 def test_a_piece_larger_than_all_waits_to_be_alone():
     async def main():
-        limit, seen, until = budget(), [], asyncio.Event()
+        limit, seen, until = Budget(100), [], asyncio.Event()
         small = asyncio.create_task(hold(limit, 1, seen, until))
         await asyncio.sleep(0)
         huge = asyncio.create_task(hold(limit, 10**9, seen, until))
@@ -131,7 +127,7 @@ def test_a_piece_larger_than_all_waits_to_be_alone():
 @given(st.lists(st.tuples(st.integers(1, 120), st.booleans()), max_size=12))
 def test_everything_is_given_back_even_by_those_who_are_cancelled(plan):
     async def main():
-        limit, seen, until = budget(), [], asyncio.Event()
+        limit, seen, until = Budget(100), [], asyncio.Event()
         tasks = [asyncio.create_task(hold(limit, n, seen, until)) for n, _ in plan]
         await asyncio.sleep(0)
         for task, (_, gives_up) in zip(tasks, plan, strict=True):
@@ -141,7 +137,7 @@ def test_everything_is_given_back_even_by_those_who_are_cancelled(plan):
         until.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         # All of it is there again: one piece as large as everything enters at once.
-        async with asyncio.timeout(10), limit.hold_bytes(100), limit.hold_request(), limit.hold_request():
+        async with asyncio.timeout(10), limit.hold(100):
             pass
 
     asyncio.run(main())
@@ -149,15 +145,15 @@ def test_everything_is_given_back_even_by_those_who_are_cancelled(plan):
 
 def test_granted_and_cancelled_in_one_tick_is_given_back():
     async def main():
-        limit, seen = budget(1, 100), []
-        async with limit.hold_bytes(100):
+        limit, seen = Budget(100), []
+        async with limit.hold(100):
             waiting = asyncio.create_task(hold(limit, 100, seen, asyncio.Event()))
             await asyncio.sleep(0)
         waiting.cancel()  # it has been let in by the line above, and has not run since
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert seen == []
-        async with asyncio.timeout(10), limit.hold_bytes(100):
+        async with asyncio.timeout(10), limit.hold(100):
             pass
 
     asyncio.run(main())
@@ -381,7 +377,7 @@ def test_a_cancelled_read_gives_its_place_back(settings, tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await task
         limit = ranges._request_budget()
-        return limit._requests == get_settings().requests_in_flight
+        return limit._free == get_settings().requests_in_flight
 
     with ObjectStore(tmp_path, latency_s=5) as slow:
         assert loop.run(give_up(slow.url))
