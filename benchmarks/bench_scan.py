@@ -17,7 +17,7 @@ def many_store(many, latency_ms):
 
 
 def test_scan(many, many_store, against, benchmark):
-    """2,000 COGs, against one plain 32 kB request each."""
+    """10,000 COGs, against one plain 32 kB request each with 256 in flight."""
     paths = sorted(path.name for path in many.glob("*.tif"))
     sources = [Source(href=f"{many_store.url}/{path}", item=path) for path in paths]
     many_store.reset()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from pathlib import Path
 
@@ -42,13 +41,13 @@ def archive(full, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def many(full, tmp_path_factory) -> Path:
-    """2,000 small COGs with headers of real length."""
+    """10,000 names of 16 COGs whose headers are typical: 121 tiles and four overviews, each file with its own bytes."""
     folder = tmp_path_factory.mktemp("many")
-    pixels = np.arange(256 * 256, dtype="u2").reshape(256, 256)
-    write_cog(folder / "first.tif", pixels, nodata=0, blocksize=128)
-    for i in range(2000 if full else 50):
-        shutil.copy(folder / "first.tif", folder / f"band_{np.datetime64(i, 'D')}.tif")
-    (folder / "first.tif").unlink()
+    land = np.arange(1408 * 1408).reshape(1408, 1408) // 64 % 251
+    for i in range(16):
+        write_cog(folder / f"{i}.first", (land * (i + 1)).astype("u2"), nodata=0, blocksize=128)
+    for i in range(10_000 if full else 50):
+        (folder / f"band_{np.datetime64(i, 'D')}.tif").hardlink_to(folder / f"{i % 16}.first")
     return folder
 
 

@@ -31,6 +31,10 @@ class CubeBackendEntrypoint(BackendEntrypoint):
         blocks: Mapping[str, Any] | str | None = None,
         patch_url: Callable[[str], str] | None = None,
         pattern: str | None = None,
+        bands_as: str | None = None,
+        crs: str | None = None,
+        harmonize: bool = True,
+        fail_on_error: bool = True,
         fill_value: float | None = None,
     ) -> xr.Dataset:
         """Return the cube as `cube.open_cube` does.
@@ -47,19 +51,31 @@ class CubeBackendEntrypoint(BackendEntrypoint):
                 it, or xarray loads a whole variable when a part of it is first used.
             patch_url: As in `open_cube`.
             pattern: As in `open_cube`.
+            bands_as: As in `open_cube`.
+            crs: As in `open_cube`.
+            harmonize: As in `open_cube`.
+            fail_on_error: As in `open_cube`.
             fill_value: As in `open_cube`.
         """
         # Here and not above: xarray imports every engine for each open_dataset, whoever's file it is.
-        from cube.dataset import find_manifest, to_dataset
-        from cube.selection import select
-        from cube.spec import CubeSpec
+        from cube.dataset import open_cube
 
-        manifest = find_manifest(
-            filename_or_obj, bands=bands, patch_url=patch_url, pattern=pattern, fill_value=fill_value
+        dataset = open_cube(
+            filename_or_obj,
+            bands,
+            bbox=bbox,
+            time=time,
+            level=level,
+            chunks=blocks,
+            mask_and_scale=bool(mask_and_scale),
+            patch_url=patch_url,
+            pattern=pattern,
+            bands_as=bands_as,
+            crs=crs,
+            harmonize=harmonize,
+            fail_on_error=fail_on_error,
+            fill_value=fill_value,
         )
-        spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, patch_url=patch_url)
-        selection = select(manifest, spec, bands=bands, bbox=bbox, time=time)
-        dataset = to_dataset(manifest, selection, chunks=blocks, mask_and_scale=bool(mask_and_scale))
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
         return dataset.drop_vars(dropped, errors="ignore")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from cube.grid import Grid
 from cube.spec import Band
 
 SPATIAL_REF = "spatial_ref"
-COORDINATES = frozenset({"time", "y", "x", SPATIAL_REF})
+X_CENTRE, Y_CENTRE = "xc", "yc"
+"""Coordinates (y, x) of a rotated grid, as rioxarray calls them: no row has one y, no column one x."""
+COORDINATES = frozenset({"time", "y", "x", X_CENTRE, Y_CENTRE, SPATIAL_REF})
 """Names that no band can have."""
 EPOCH = "1970-01-01"
 _UNITS = (("days", "D"), ("seconds", "s"), ("milliseconds", "ms"), ("microseconds", "us"))
@@ -23,7 +26,7 @@ def fill_value(band: Band) -> float | int | None:
     The one place where nodata becomes a fill value. A class band keeps its integers: "no data" is one of its classes,
     and masking would make floats of flags and bits.
     """
-    if band.classes:
+    if band.classes or np.dtype(band.dtype).kind == "c":  # xarray does not mask complex numbers
         return None
     if band.nodata is None and np.dtype(band.dtype).kind == "f":
         return float("nan")
@@ -42,6 +45,10 @@ def band_attributes(band: Band) -> dict[str, Any]:
     if band.classes:
         attributes["flag_values"] = [value for value, _ in band.classes]
         attributes["flag_meanings"] = " ".join("_".join(meaning.split()) for _, meaning in band.classes)
+    if band.colormap:
+        # Of CF's flags, but for colours: what each value looks like.
+        attributes["color_values"] = [value for value, *_ in band.colormap]
+        attributes["colors"] = " ".join("#" + bytes(colour).hex() for _, *colour in band.colormap)
     return attributes
 
 
@@ -75,7 +82,11 @@ def _crs(text: str) -> Any:
 @functools.lru_cache(maxsize=256)
 def _crs_attributes(text: str) -> dict[str, Any]:
     crs = _crs(text)
-    attributes = {key: value for key, value in crs.to_cf().items() if value is not None}
+    with warnings.catch_warnings(record=True) as lost:
+        warnings.simplefilter("always")
+        said = crs.to_cf()
+    # What CF cannot say in full is left to WKT.
+    attributes = {key: value for key, value in said.items() if value is not None and not lost}
     attributes["spatial_ref"] = attributes["crs_wkt"] = crs.to_wkt()
     return attributes
 

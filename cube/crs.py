@@ -1,4 +1,4 @@
-"""GeoKeys -> the CRS that GDAL finds in them."""
+"""GeoKeys or text -> the CRS that they name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cube.header import GeoKeys
 _MODEL_TYPE, _GEODETIC, _PROJECTED = 1024, 2048, 3072
 _ASIDES = {1025, 1026, 2049, 3073}  # raster type and citations
 _ANGULAR_UNITS, _SEMI_MAJOR, _INVERSE_FLATTENING, _LINEAR_UNITS = 2054, 2057, 2059, 3076
+_VERTICAL = (4096, 4098, 4099)  # CRS, datum, units
 _METRE, _DEGREE = 9001, 9102
 _CODES = range(1024, 32767)
 
@@ -25,6 +26,30 @@ def crs_from_geokeys(geokeys: GeoKeys) -> pyproj.CRS | None:
     Cached by value: a large archive has few distinct keys.
     """
     return _plain_crs(geokeys) or _gdal_crs(geokeys)
+
+
+@lru_cache(maxsize=4096)
+def height_unit(geokeys: GeoKeys) -> str | None:
+    """Return the unit of heights that GDAL finds in the keys, which it takes for that of all bands that name none."""
+    if geokeys.numbers().keys().isdisjoint(_VERTICAL):
+        return None
+    from rasterio.errors import RasterioError
+    from rasterio.io import MemoryFile
+
+    try:
+        with MemoryFile(_tiff(geokeys)) as file, file.open(driver="GTiff") as dataset:
+            return dataset.units[0] or None
+    except RasterioError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def crs_from_text(text: str) -> pyproj.CRS | None:
+    """Return the CRS that "EPSG:32633", WKT or PROJ text names, or None if it names none."""
+    try:
+        return pyproj.CRS.from_user_input(text)
+    except CRSError:
+        return None
 
 
 def _plain_crs(geokeys: GeoKeys) -> pyproj.CRS | None:

@@ -11,17 +11,22 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from cube import conventions
+from cube import (
+    accessor,  # noqa: F401  # registers `ds.cube`
+    conventions,
+)
 from cube.archive import build
 from cube.catalog import CATALOG_FILE, find_entry, read_catalog
+from cube.crs import crs_from_text
 from cube.errors import CatalogError, MissingExtraError, SelectionError
+from cube.inputs import require_arguments
 from cube.io.stores import absolute, is_url, local_path
-from cube.lazy import LazyBand
+from cube.lazy import LazyBand, LazyCentres
 from cube.manifest import POINTER, Manifest, open_manifest
 from cube.selection import Box, Selection, select
 from cube.spec import CubeSpec
 
-_PLANNED = ("crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "x", "y")
+_PLANNED = ("resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "x", "y")
 
 
 def open_cube(
@@ -38,6 +43,10 @@ def open_cube(
     groupby: str = "time",
     patch_url: Callable[[str], str] | None = None,
     pattern: str | None = None,
+    bands_as: str | None = None,
+    crs: str | None = None,
+    harmonize: bool = True,
+    fail_on_error: bool = True,
     fill_value: float | None = None,
     **grid: Any,
 ) -> xr.Dataset:
@@ -57,8 +66,12 @@ def open_cube(
         mask_and_scale: Whether to turn stored numbers into physical ones and no data into NaN (CF decoding).
         groupby: "time": one step a date.
         patch_url: Applied to each href when it is fetched, to sign it; never stored.
-        pattern: How file names are made, where `what` is files (see `build`).
-        fill_value: What marks holes, where `what` is files (see `build`).
+        pattern: Of `build`, where `what` is no cube yet, as are all below.
+        bands_as: See `build`.
+        crs: See `build`; what is opened is in this CRS, or is refused.
+        harmonize: See `build`.
+        fail_on_error: See `build`.
+        fill_value: See `build`.
         **grid: odc.stac.load's arguments that ask for another grid; each is refused.
 
     Returns:
@@ -70,7 +83,21 @@ def open_cube(
         BuildError: Files that do not form one cube.
     """
     _refuse_resampling(grid, groupby)
-    manifest = find_manifest(what, bands=bands, patch_url=patch_url, pattern=pattern, fill_value=fill_value)
+    require_arguments(bands=bands, level=level, mask_and_scale=mask_and_scale)
+    require_arguments(patch_url=patch_url, pattern=pattern, fill_value=fill_value)
+    manifest = find_manifest(
+        what,
+        bands=bands,
+        patch_url=patch_url,
+        pattern=pattern,
+        bands_as=bands_as,
+        crs=crs,
+        harmonize=harmonize,
+        fail_on_error=fail_on_error,
+        fill_value=fill_value,
+    )
+    if crs is not None and not _is_of(manifest, crs):
+        _refuse_resampling({"crs": crs}, groupby)
     spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, patch_url=patch_url)
     selection = select(manifest, spec, bands=bands, bbox=_box(bbox, lon, lat), time=time)
     return to_dataset(manifest, selection, chunks=chunks, mask_and_scale=mask_and_scale)
@@ -87,6 +114,20 @@ def find_manifest(what: Any, *, bands: Sequence[str] | str | None = None, **buil
             return open_manifest(url)
     names = [bands] if isinstance(bands, str) else bands
     return build(what, bands=names, **build_arguments)
+
+
+def open_named(text: str) -> Manifest:
+    """Return the manifest that a name in the catalogue, a path or a URL means.
+
+    Raises:
+        CatalogError: It means no cube.
+    """
+    url = _named_manifest(text)
+    if url is None:
+        raise CatalogError(
+            f"{text} is no cube; give a name in {CATALOG_FILE}, or a manifest (NAME.cube) by path or URL"
+        )
+    return open_manifest(url)
 
 
 def _named_manifest(text: str) -> str | None:
@@ -129,8 +170,13 @@ def _box(bbox: Box | None, lon: tuple[float, float] | None, lat: tuple[float, fl
     return lon[0], lat[0], lon[1], lat[1]
 
 
+def _is_of(manifest: Manifest, crs: str) -> bool:
+    asked = crs_from_text(crs)
+    return asked is not None and asked.equals(crs_from_text(manifest.grid.crs), ignore_axis_order=True)
+
+
 def _refuse_resampling(grid: Mapping[str, Any], groupby: str) -> None:
-    unknown = set(grid) - set(_PLANNED)
+    unknown = set(grid) - {*_PLANNED, "crs"}
     if unknown:
         raise TypeError(f"open_cube() got unexpected arguments: {', '.join(sorted(unknown))}")
     asked = sorted(name for name, value in grid.items() if value is not None)
@@ -165,6 +211,8 @@ def to_dataset(
         variables[name] = xr.Variable(selection.dims, data[name], attributes, encoding)
     dataset = xr.Dataset(variables, coordinates(selection), dict(manifest.attributes))
     decoded = xr.decode_cf(dataset, mask_and_scale=mask_and_scale, decode_times=False, decode_coords=False)
+    # By this `ds.cube` finds the cube again; not an attribute, as those are written to files and say where things lie.
+    decoded.encoding["cube"] = selection.spec
     decoded.attrs["values"] = (
         "physical: scale and offset applied, no data is NaN"
         if mask_and_scale
@@ -174,14 +222,20 @@ def to_dataset(
 
 
 def coordinates(selection: Selection) -> dict[str, xr.Variable]:
-    """Return time (where there is one), y and x of the pixel centres, and `spatial_ref`."""
+    """Return time (where there is one), y and x of pixel centres (yc and xc by pixel, if rotated), `spatial_ref`."""
     grid = selection.grid
     of_y, of_x = conventions.axis_attributes(grid)
-    found = {
-        "y": xr.Variable(("y",), grid.ys, of_y),
-        "x": xr.Variable(("x",), grid.xs, of_x),
-        conventions.SPATIAL_REF: xr.Variable((), np.int64(0), conventions.crs_attributes(grid)),
-    }
+    found = {conventions.SPATIAL_REF: xr.Variable((), np.int64(0), conventions.crs_attributes(grid))}
+    if grid.is_rotated:
+        for name, axis, attributes in (conventions.X_CENTRE, 0, of_x), (conventions.Y_CENTRE, 1, of_y):
+            data = indexing.LazilyIndexedArray(LazyCentres(grid, axis))
+            found[name] = xr.Variable(("y", "x"), data, {k: v for k, v in attributes.items() if k != "axis"})
+    else:
+        # Of the whole cube, so that a window and the cube, joined by equality, share their coordinates to the last bit.
+        spec, window = selection.spec, selection.window
+        whole = open_manifest(spec.manifest, spec.version).grid_at(spec.level)
+        ys, xs = whole.ys[window.top : window.bottom], whole.xs[window.left : window.right]
+        found |= {"y": xr.Variable(("y",), ys, of_y), "x": xr.Variable(("x",), xs, of_x)}
     if selection.stamps is not None:
         stamps = selection.stamps.astype("datetime64[ns]")
         found["time"] = xr.Variable(("time",), stamps, conventions.TIME_ATTRIBUTES)

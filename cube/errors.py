@@ -54,6 +54,14 @@ class SourceNotFoundError(ReadError):
     """The store says that there is no such object."""
 
 
+class SourceChangedError(ReadError):
+    """A source is no longer what it was when its header was read; what its manifest says of it no longer holds."""
+
+    def __init__(self, href: str, reason: str) -> None:
+        hint = "its manifest describes an older version of it: run `cube refresh` on the cube"
+        super().__init__(href, reason if reason.endswith(hint) else f"changed since it was scanned ({reason}); {hint}")
+
+
 class BuildError(CubeError):
     """Sources that cannot form one cube, with what differs and where."""
 

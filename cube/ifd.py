@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from bisect import bisect_right, insort
-from collections.abc import Iterator
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cube.errors import HeaderError, UnsupportedSourceError
+from cube.errors import HeaderError
 
 MAX_TILES = 2**25
 """Tiles of all levels together: half a gigabyte of tables."""
 MAX_EDGE = 2**31 - 1
 """Pixels of width or height: GDAL's limit."""
+MAX_SAMPLES = 2**16 - 1
+"""Samples of a pixel: libtiff's limit."""
 MAX_IMAGES = 64
 """Directories of a file: 30 overviews (GDAL's limit), as many masks."""
 MAX_TAGS = 4096
@@ -28,23 +25,28 @@ MAX_TILE_BYTES = 2**30
 """Bytes of one decoded tile."""
 
 _ASK_BYTES = 4096  # where a directory is missing: it, perhaps its neighbours, and their small values
-_TYPES = {1: "u1", 2: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4", 11: "f4", 12: "f8", 13: "u4",
-          16: "u8", 17: "i8", 18: "u8"}  # fmt: skip
-_FORMATS = {1: "u", 2: "i", 3: "f", 4: "u", 5: "c", 6: "c"}
-_NO_CODEC = 1
+_CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I",
+          16: "Q", 17: "q", 18: "Q"}  # fmt: skip
+_SIZES = {kind: struct.calcsize(f"<{code}") for kind, code in _CODES.items()}
+_WHOLE = {kind for kind, code in _CODES.items() if code.isupper()}
+_SAMPLE_KINDS = {1: "u", 2: "i", 3: "f", 4: "u", 5: "ci", 6: "c"}
+_PREDICTED = {5, 8, 32946, 34925, 50000}  # libtiff: LZW, deflate (two codes), LZMA, zstd; others ignore the tag
 
 
 class Tag:
     """Numbers of the tags that are read."""
 
     SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-    FILL_ORDER, SAMPLES, PLANAR, PREDICTOR, COLORMAP = 266, 277, 284, 317, 320
+    FILL_ORDER, STRIP_OFFSETS, SAMPLES, ROWS_A_STRIP, STRIP_LENGTHS = 266, 273, 277, 278, 279
+    PLANAR, PREDICTOR, COLORMAP, JPEG_TABLES = 284, 317, 320, 347
     TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS, SUBIFDS, EXTRA, FORMAT = 322, 323, 324, 325, 330, 338, 339
     PIXEL_SCALE, TIEPOINTS, MATRIX, GEO_KEYS, GEO_DOUBLES, GEO_ASCII = 33550, 33922, 34264, 34735, 34736, 34737
     GDAL_METADATA, GDAL_NODATA = 42112, 42113
 
 
-_FLOAT_TAGS = (Tag.PIXEL_SCALE, Tag.TIEPOINTS, Tag.MATRIX, Tag.GEO_DOUBLES)
+_FLOATS = {Tag.PIXEL_SCALE, Tag.TIEPOINTS, Tag.MATRIX, Tag.GEO_DOUBLES}
+_SCALARS = {Tag.SUBFILE, Tag.OLD_SUBFILE, Tag.WIDTH, Tag.HEIGHT, Tag.COMPRESSION, Tag.PHOTOMETRIC, Tag.FILL_ORDER,
+            Tag.SAMPLES, Tag.ROWS_A_STRIP, Tag.PLANAR, Tag.PREDICTOR, Tag.TILE_WIDTH, Tag.TILE_HEIGHT}  # fmt: skip
 
 
 class MissingBytesError(Exception):
@@ -85,6 +87,10 @@ class ByteParts:
             raise MissingBytesError(gaps)
         return memoryview(b"".join(v[max(offset - a, 0) : max(stop - a, 0)] for a, _, v in self._parts[first:]))
 
+    def head(self) -> memoryview:
+        """Return the part that begins the file, as far as it reaches."""
+        return self._parts[0][2] if self._parts and not self._parts[0][0] else memoryview(b"")
+
     def _index(self, offset: int) -> int:
         return max(bisect_right(self._parts, offset, key=lambda part: part[0]) - 1, 0)
 
@@ -99,22 +105,121 @@ class ByteParts:
             yield start, stop
 
 
+class _Layout(NamedTuple):
+    """How directories are written: in which byte order, of which widths."""
+
+    order: Literal["<", ">"]
+    head: struct.Struct
+    entry: struct.Struct
+    tail: struct.Struct
+    inline: int
+    """Bytes of a value that stands in the entry itself."""
+    cuts: Mapping[int, tuple[int, int]]
+    """(shift, mask) that give the whole number in an entry's value, by its type."""
+
+
+def _layout(order: Literal["<", ">"], codes: str, inline: int) -> _Layout:
+    cuts = {
+        kind: (8 * (inline - size) if order == ">" else 0, (1 << 8 * size) - 1)
+        for kind, size in _SIZES.items()
+        if kind in _WHOLE and size <= inline
+    }
+    head, entry, tail = (struct.Struct(order + code) for code in codes.split())
+    return _Layout(order, head, entry, tail, inline, cuts)
+
+
+_LAYOUTS = {
+    b"II*\0": _layout("<", "H HHII I", 4),
+    b"MM\0*": _layout(">", "H HHII I", 4),
+    b"II+\0": _layout("<", "Q HHQQ Q", 8),
+    b"MM\0+": _layout(">", "Q HHQQ Q", 8),
+}
+
+
+class Value(NamedTuple):
+    """Where the value of a tag stands."""
+
+    tag: int
+    kind: int
+    """TIFF's type."""
+    offset: int
+    """In the file, perhaps in the directory itself."""
+    length: int
+
+
+class Image:
+    """One image file directory as its own bytes and the types of its samples tell it; it knows no file.
+
+    So images can be shared by the files of an archive whose directories are alike.
+    """
+
+    __slots__ = ("bits", "codec", "entries", "following", "height", "interleave", "kind", "lengths", "longest", "name",
+                 "offsets", "photometric", "planes", "predictor", "sample_type", "samples", "scalars", "shape", "size",
+                 "strips", "tables", "tile_height", "tile_width", "width")  # fmt: skip
+
+    def __init__(
+        self, name: str, entries: dict[int, tuple[int, int, int, int]], scalars: dict[int, int], following: int
+    ) -> None:
+        get = scalars.get
+        self.name, self.entries, self.scalars, self.following = name, entries, scalars, following
+        """Entries: (type, count, value or offset, where that stands) by tag. Scalars: what is one whole number."""
+        self.kind = get(Tag.SUBFILE, {2: 1, 3: 2}.get(get(Tag.OLD_SUBFILE, 0), 0))
+        """Bits: 1 reduced, 2 page, 4 mask."""
+        self.size = self.width, self.height = get(Tag.WIDTH, 0), get(Tag.HEIGHT, 0)
+        self.samples, self.codec = get(Tag.SAMPLES, 1), get(Tag.COMPRESSION, 1)
+        self.photometric = get(Tag.PHOTOMETRIC, 1)
+        self.predictor = get(Tag.PREDICTOR, 1) if self.codec in _PREDICTED else 1
+        is_contiguous = get(Tag.PLANAR, 1) == 1
+        self.interleave: Literal["pixel", "band"] = "pixel" if is_contiguous and self.samples > 1 else "band"
+        """One sample is "band", as GDAL says it."""
+        self.planes = 1 if is_contiguous else self.samples
+        self.strips = Tag.TILE_WIDTH not in scalars
+        self.tile_width = self.width if self.strips else get(Tag.TILE_WIDTH, 0)
+        rows = min(get(Tag.ROWS_A_STRIP, self.height), self.height)
+        self.tile_height = rows if self.strips else get(Tag.TILE_HEIGHT, self.height)
+        self.bits, self.sample_type = 1, "u1"
+        """Bits of a sample; its kind and bits ("u16", "ci32" for complex integers), or "mixed"."""
+        self.shape = self.planes, 0, 0
+        """Planes, tile rows and tile columns; no tiles where the reader does not decode the image."""
+        self.offsets: Value | None = None
+        self.lengths: Value | None = None
+        self.tables: Value | None = None
+        self.longest = 0
+        """Of its tiles, what JPEG's have in common, and the most bytes that one may have; noted with the shape."""
+
+    @property
+    def unit(self) -> str:
+        """What errors call a tile."""
+        return "strip" if self.strips else "tile"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of a decoded tile."""
+        return -(-self.tile_width * (self.samples // self.planes) * self.bits // 8)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of one decoded tile."""
+        return self.row_bytes * self.tile_height
+
+
 class TiffFile:
-    """Reads bytes and directories; what is not at hand is noted in `missing` and the walk goes on."""
+    """Reads bytes, directories and values; what is not at hand is noted in `missing` and the reading goes on."""
 
     def __init__(self, href: str, parts: ByteParts) -> None:
-        self.href, self.parts = href, parts
+        self.href, self.size = href, parts.size
         self.missing: list[tuple[int, int]] = []
-        self.tiles = self.first = 0
-        head = bytes(self.take(0, min(16, max(8, parts.size)), "the file header", _ASK_BYTES) or b"")
-        self.order: Literal["<", ">"] = ">" if head[:2] == b"MM" else "<"
-        self.big = head[:4] in (b"II+\0", b"MM\0+")
-        if self.big and head[4:8] == struct.pack(self.order + "HH", 8, 0) and len(head) == 16:
-            (self.first,) = struct.unpack(self.order + "Q", head[8:])
-        elif head[:4] in (b"II*\0", b"MM\0*"):
-            (self.first,) = struct.unpack(self.order + "I", head[4:8])
-        elif head:
+        self.taken: list[tuple[int, memoryview]] | None = None
+        """The bytes that were read, by offset, where somebody wants to know."""
+        self._parts, self.near = parts, parts.head()
+        head = bytes(self.take(0, min(16, max(8, parts.size)), "the file header", _ASK_BYTES) or b"II*\0\0\0\0\0")
+        layout = _LAYOUTS.get(head[:4])
+        is_odd = layout is not None and layout.inline == 8 and head[4:8] != struct.pack(f"{layout.order}HH", 8, 0)
+        if layout is None or is_odd or len(head) < 2 * layout.inline:
             raise self.error(f"is not a TIFF, it begins with {head[:8]!r}")
+        self.layout = layout
+        self.first: int = layout.tail.unpack_from(head, layout.inline)[0]
+        """Offset of the first directory; 0 for none."""
 
     def error(self, reason: str) -> HeaderError:
         """Return the error that names the file."""
@@ -122,20 +227,26 @@ class TiffFile:
 
     def take(self, offset: int, length: int, what: str, ask: int = 0) -> memoryview | None:
         """Return bytes; None after noting those that are missing, and at least `ask` of them."""
-        size = self.parts.size
-        if offset + length > size:
-            raise self.error(f"{what} ends at byte {offset + length}, but the file has {size} bytes (truncated?)")
-        try:
-            return self.parts.get(offset, length)
-        except MissingBytesError as error:
-            start = error.ranges[0][0]
-            self.missing += [*error.ranges, (start, min(start + ask, size))]
-            return None
+        stop = offset + length
+        if stop <= len(self.near):
+            data = self.near[offset:stop]
+        elif stop > self.size:
+            raise self.error(f"{what} ends at byte {stop}, but the file has {self.size} bytes (truncated?)")
+        else:
+            try:
+                data = self._parts.get(offset, length)
+            except MissingBytesError as error:
+                start = error.ranges[0][0]
+                self.missing += [*error.ranges, (start, min(start + ask, self.size))]
+                return None
+        if self.taken is not None:
+            self.taken.append((offset, data))
+        return data
 
-    def image(self, offset: int, name: str) -> tuple[Image, int] | None:
-        """Return a directory and the offset of the next, or None if its table is not at hand."""
-        formats = ("Q", "HHQ8s", "Q") if self.big else ("H", "HHI4s", "I")
-        head, entry, tail = (struct.Struct(self.order + code) for code in formats)
+    def image(self, offset: int, name: str) -> Image | None:
+        """Return a directory, or None if its table is not at hand."""
+        layout = self.layout
+        head, entry, tail = layout.head, layout.entry, layout.tail
         what = f"the table of {name}"
         counted = self.take(offset, head.size, what, _ASK_BYTES)
         if counted is None:
@@ -147,103 +258,70 @@ class TiffFile:
         table = self.take(offset + head.size, length + tail.size, what, _ASK_BYTES)
         if table is None:
             return None
-        rows = [*entry.iter_unpack(table[:length])]
-        entries = {tag: (kind, n, value) for tag, kind, n, value in reversed(rows)}  # of two alike, the first
-        return Image(self, name, entries), tail.unpack(table[length:])[0]
+        entries: dict[int, tuple[int, int, int, int]] = {}
+        scalars: dict[int, int] = {}
+        cuts, place = layout.cuts, offset + head.size + entry.size - layout.inline
+        for tag, kind, count, value in entry.iter_unpack(table[:length]):
+            if tag not in entries:  # of two alike, libtiff takes the first
+                entries[tag] = kind, count, value, place
+                if count == 1 and kind in cuts:
+                    shift, mask = cuts[kind]
+                    scalars[tag] = value >> shift & mask
+            place += entry.size
+        if odd := _SCALARS & (entries.keys() - scalars.keys()):
+            raise self.error(f"tag {min(odd)} of {name} is not one whole number")
+        return Image(name, entries, scalars, tail.unpack(table[length:])[0])
+
+    def find(self, image: Image, tag: int, *, count: int | None = None, most: int = MAX_VALUE_BYTES) -> Value | None:
+        """Return where the value of a tag stands, or its first `count` numbers; None where there is none.
+
+        Raises:
+            HeaderError: It has more than `most` bytes, or is of a type that it cannot be.
+        """
+        if tag not in image.entries:
+            return None
+        kind, found, value, place = image.entries[tag]
+        if not found or kind not in _SIZES:  # libtiff skips types that it does not know, too
+            return None
+        length = _SIZES[kind] * (found if count is None else count)
+        if length > most or (kind not in _WHOLE and tag not in _FLOATS):
+            raise self.error(f"tag {tag} of {image.name} has {found} values of type {kind}, which is absurd")
+        return Value(tag, kind, place if found * _SIZES[kind] <= self.layout.inline else value, length)
+
+    def read(self, image: Image, value: Value | None) -> bytes | memoryview:
+        """Return the bytes of a value; none where there is no value, or where they are not at hand."""
+        if value is None:
+            return b""
+        tag, _, offset, length = value
+        if self.taken is None and offset + length <= len(self.near):  # as nearly always: no text for an error
+            return self.near[offset : offset + length]
+        return self.take(offset, length, f"tag {tag} of {image.name}") or b""
+
+    def numbers(self, image: Image, tag: int, *, most: int = MAX_VALUE_BYTES) -> tuple[Any, ...]:
+        """Return the value of a tag as numbers; empty where it is absent or not at hand."""
+        value = self.find(image, tag, most=most)
+        return () if value is None else unpack(self.layout.order, value.kind, self.read(image, value))
+
+    def load_types(self, image: Image) -> None:
+        """Check the size of an image, and note the types of its samples."""
+        if not (0 < image.width <= MAX_EDGE and 0 < image.height <= MAX_EDGE and 0 < image.samples <= MAX_SAMPLES):
+            raise self.error(f"{image.name} has {image.width} x {image.height} pixels of {image.samples} samples")
+        if not (0 < image.tile_width <= MAX_EDGE and 0 < image.tile_height <= MAX_EDGE):
+            raise self.error(f"{image.name} has {image.unit}s of {image.tile_width} x {image.tile_height} pixels")
+        bits, formats = self._distinct(image, Tag.BITS), self._distinct(image, Tag.FORMAT)
+        image.bits, image.sample_type = max(bits), "mixed"
+        if len(bits) == len(formats) == 1:
+            image.sample_type = f"{_SAMPLE_KINDS.get(min(formats), 'u')}{image.bits}"
+
+    def _distinct(self, image: Image, tag: int) -> set[int]:
+        if tag in image.scalars:
+            return {image.scalars[tag]}
+        return set(self.numbers(image, tag, most=8 * image.samples)) or {1}
 
 
-class Image:
-    """One image file directory: its scalars, and in `values` the arrays that were loaded."""
-
-    def __init__(self, file: TiffFile, name: str, entries: dict[int, tuple[int, int, bytes]]) -> None:
-        self.file, self.name, self.entries = file, name, entries
-        self.values: dict[int, NDArray[Any]] = {}
-        self.kind = self._scalar(Tag.SUBFILE, {2: 1, 3: 2}.get(self._scalar(Tag.OLD_SUBFILE, 0), 0))
-        self.size = self._scalar(Tag.WIDTH, 0), self._scalar(Tag.HEIGHT, 0)
-        self.samples = self._scalar(Tag.SAMPLES, 1)
-        self.codec = self._scalar(Tag.COMPRESSION, _NO_CODEC)
-        self.predictor = 1 if self.codec == _NO_CODEC else self._scalar(Tag.PREDICTOR, 1)  # as libtiff
-        self.photometric = self._scalar(Tag.PHOTOMETRIC, 1)
-        self.fill_order = self._scalar(Tag.FILL_ORDER, 1)
-        is_contiguous = self._scalar(Tag.PLANAR, 1) == 1
-        self.interleave: Literal["pixel", "band"] = "pixel" if is_contiguous and self.samples > 1 else "band"
-        self.planes = 1 if is_contiguous else self.samples
-        self.is_tiled = Tag.TILE_WIDTH in entries
-        self.tile = self._scalar(Tag.TILE_WIDTH, self.size[0]), self._scalar(Tag.TILE_HEIGHT, self.size[1])
-        self.shape = self.planes, 0, 0
-
-    def _scalar(self, tag: int, default: int) -> int:
-        if tag not in self.entries:
-            return default
-        kind, count, value = self.entries[tag]
-        code = _TYPES.get(kind, "")
-        if count != 1 or code[:1] != "u":
-            raise self.file.error(f"tag {tag} of {self.name} is not one whole number")
-        return int.from_bytes(value[: int(code[1])], "big" if self.file.order == ">" else "little")
-
-    def load(self, tag: int, *, most: int = MAX_VALUE_BYTES) -> None:
-        """Decode the value of a tag, if there is one and its bytes are at hand; `most` bounds its bytes."""
-        kind, count, value = self.entries.get(tag, (0, 0, b""))
-        code = _TYPES.get(kind)
-        if code is None or not count:  # libtiff skips types that it does not know, too
-            return
-        what, length = f"tag {tag} of {self.name}", count * int(code[1])
-        if length > most or (code[0] != "u" and tag not in _FLOAT_TAGS):
-            raise self.file.error(f"{what} has {count} values of type {kind}, which is absurd")
-        data: bytes | memoryview | None = value[:length]
-        if length > len(value):
-            (offset,) = struct.unpack(self.file.order + ("Q" if self.file.big else "I"), value)
-            data = self.file.take(offset, length, what)
-        if data is not None:
-            self.values[tag] = np.frombuffer(data, self.file.order + code)
-
-    def load_level(self) -> None:
-        """Check the arithmetic of a level, and load its sample types and tile tables."""
-        (width, height), (tile_width, tile_height) = self.size, self.tile
-        if not (0 < width <= MAX_EDGE and 0 < height <= MAX_EDGE and self.samples):
-            raise self.file.error(f"{self.name} has {width} x {height} pixels of {self.samples} samples")
-        self.load(Tag.BITS, most=8 * self.samples)
-        self.load(Tag.FORMAT, most=8 * self.samples)
-        if not self.is_tiled:
-            return
-        if not (0 < tile_width <= MAX_EDGE and 0 < tile_height <= MAX_EDGE):
-            raise self.file.error(f"{self.name} has tiles of {tile_width} x {tile_height} pixels")
-        self.shape = self.planes, -(-height // tile_height), -(-width // tile_width)
-        tiles = math.prod(self.shape)
-        self.file.tiles += tiles
-        if self.file.tiles > MAX_TILES:
-            raise self.file.error(
-                f"has {self.file.tiles} tiles up to {self.name}, which is absurd (at most {MAX_TILES})"
-            )
-        for tag, what in (Tag.TILE_OFFSETS, "offsets"), (Tag.TILE_LENGTHS, "lengths"):
-            kind, count, _ = self.entries.get(tag, (0, 0, b""))
-            if count != tiles or kind not in _TYPES:
-                raise self.file.error(f"{self.name} has {tiles} tiles, but {count} tile {what} of type {kind}")
-            self.load(tag, most=8 * tiles)
-
-    def numbers(self, tag: int) -> list[Any]:
-        """Return the value of a loaded tag as numbers; empty where it is absent."""
-        return self.values[tag].tolist() if tag in self.values else []
-
-    def raw(self, tag: int) -> bytes:
-        """Return the value of a loaded tag as bytes."""
-        return self.values[tag].tobytes() if tag in self.values else b""
-
-    def text(self, tag: int) -> str:
-        """Return the value of a loaded tag as text, up to the first zero byte."""
-        return self.raw(tag).split(b"\0", 1)[0].decode("utf-8", "replace")
-
-    @cached_property
-    def sample_type(self) -> str:
-        """Kind and bits of the samples ("u16"), or "mixed"."""
-        bits, formats = set(self.numbers(Tag.BITS)) or {1}, set(self.numbers(Tag.FORMAT)) or {1}
-        return f"{_FORMATS.get(formats.pop(), 'u')}{bits.pop()}" if len(bits) == len(formats) == 1 else "mixed"
-
-    @cached_property
-    def tile_bytes(self) -> int:
-        """Bytes of one decoded tile."""
-        bits = max(self.numbers(Tag.BITS), default=1)
-        return math.prod(self.tile) * (self.samples // self.planes) * -(-bits // 8)
+def unpack(order: Literal["<", ">"], kind: int, data: bytes | memoryview) -> tuple[Any, ...]:
+    """Return the numbers that a value of one of TIFF's types holds."""
+    return struct.unpack(f"{order}{len(data) // _SIZES[kind]}{_CODES[kind]}", data)
 
 
 def merge_ranges(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -258,27 +336,27 @@ def merge_ranges(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def walk(file: TiffFile) -> list[Image]:
-    """Return all images whose tables are at hand: the main one, those in its SubIFDs, then the chain (as GDAL)."""
+    """Return the images whose tables are at hand: the main one, those in its SubIFDs, then the chain (as GDAL).
+
+    At most `MAX_IMAGES` and one: who gets so many has not got all.
+    """
     images: list[Image] = []
     seen: set[int] = set()
     todo = [(file.first, True)] if file.first else []
-    while todo:
+    while todo and len(images) <= MAX_IMAGES:
         offset, chained = todo.pop()
         if offset in seen:
             raise file.error(f"has image directories in a loop (byte {offset} is named twice)")
-        if len(seen) == MAX_IMAGES:
-            raise UnsupportedSourceError(file.href, f"has more than {MAX_IMAGES} images")
         seen.add(offset)
-        found = file.image(offset, f"image {len(seen)}")
-        if found is None:
+        image = file.image(offset, f"image {len(seen)}")
+        if image is None:
             continue
-        image, following = found
         images.append(image)
-        if chained and following:
-            todo.append((following, True))
+        if chained and image.following:
+            todo.append((image.following, True))
         if len(seen) == 1:
-            image.load(Tag.SUBIFDS, most=8 * MAX_IMAGES)
-            todo += [(sub, False) for sub in reversed(image.numbers(Tag.SUBIFDS))]
+            subs = file.numbers(image, Tag.SUBIFDS, most=8 * MAX_IMAGES)
+            todo += [(sub, False) for sub in reversed(subs)]
     if not seen and not file.missing:
         raise file.error("has no image")
     return images

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cube.archive import count_by_band
 from cube.dataset import to_dataset
@@ -18,14 +21,14 @@ from cube.write import stretch, write_png
 
 _TRUE_COLOUR = ("red", "green", "blue")
 _PREVIEW_EDGE = 768
+_MOST_LEFT_OUT = 10
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
     """Return what a cube is, as JSON values: bands, times, grid, levels, sources and their sizes."""
     grid, times, sources = manifest.grid, manifest.times, manifest.source_table()
     counts = count_by_band(manifest)
-    a, _, c, _, e, f = grid.transform
-    x, y = sorted((c, c + a * grid.width)), sorted((f, f + e * grid.height))
+    a, b, _, d, e, _ = grid.transform
     pixels = grid.width * grid.height * (1 if times is None else len(times))
     return {
         "name": manifest.name,
@@ -34,15 +37,25 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "attributes": manifest.attributes,
         "crs": grid.crs,
         "shape": [grid.height, grid.width],
-        "resolution": [abs(a), abs(e)],
-        "bounds": [x[0], y[0], x[1], y[1]],
+        "resolution": [math.hypot(a, d), math.hypot(b, e)],
+        "bounds": list(grid.bounds),
         "times": None if times is None else [str(time) for time in times],
         "levels": [[level.height, level.width] for level in manifest.levels],
         "bands": [band.to_json() | {"sources": counts[band.name]} for band in manifest.bands],
         "sources": len(manifest),
+        "gdal": _gdal_reasons(sources),
+        "left_out": [list(each) for each in manifest.left_out],
+        "built": manifest.built,
         "source_bytes": int(np.sum(sources["size"].to_numpy())),
         "cube_bytes": int(sum(pixels * np.dtype(band.dtype).itemsize for band in manifest.bands)),
     }
+
+
+def _gdal_reasons(sources: pa.Table) -> dict[str, int]:
+    """Return how many sources are left to GDAL, by reason."""
+    columns = (sources["path"].to_pylist(), sources["reason"].to_pylist())
+    counts = Counter(str(reason) for path, reason in zip(*columns, strict=True) if path == "gdal")
+    return dict(sorted(counts.items()))
 
 
 def describe_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -60,12 +73,22 @@ def describe_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("time", "none: layers" if times is None else f"{len(times)} dates, {times[0][:10]} to {times[-1][:10]}"),
         ("levels", ", ".join(f"{level}: {h} x {w}" for level, (h, w) in enumerate(facts["levels"]))),
     ]
-    lines += [(f"band {band['name']}", _band_words(band)) for band in facts["bands"]]
+    lines += [(f"band {band['name']}", band_words(band)) for band in facts["bands"]]
+    lines += [("read by GDAL", f"{_sources(count)}: {reason}") for reason, count in facts["gdal"].items()]
     lines += [(key, str(value)) for key, value in facts["attributes"].items()]
+    shown, total = facts["left_out"][:_MOST_LEFT_OUT], len(facts["left_out"])
+    lines += [("left out", f"{what}: {why}") for what, why in shown]
+    if total > len(shown):
+        lines.append(("left out", f"and {total - len(shown):,} more (--json has them all)"))
     return lines
 
 
-def _band_words(band: Mapping[str, Any]) -> str:
+def _sources(count: int) -> str:
+    return "1 source" if count == 1 else f"{count:,} sources"
+
+
+def band_words(band: Mapping[str, Any]) -> str:
+    """Return how a band is stored, and how many sources give it, in words."""
     words = [band["dtype"], f"nodata {band['nodata']}" if band["nodata"] is not None else "no nodata value"]
     if (band["scale"], band["offset"]) != (1.0, 0.0):
         words.append(f"x {band['scale']:g} {band['offset']:+g}")

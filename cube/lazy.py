@@ -8,7 +8,7 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from cube.grid import Window
+from cube.grid import Grid, Window
 from cube.reader import read, read_block
 from cube.selection import Selection
 from cube.spec import Band
@@ -76,6 +76,27 @@ class LazyBand(BackendArray):
     def _empty(self, key: tuple[Any, ...]) -> np.ndarray:
         kept = [(k, n) for k, n in zip(key, self.shape, strict=True) if not isinstance(k, (int, np.integer))]
         return np.empty([len(np.arange(n)[k]) for k, n in kept], self.dtype)
+
+
+class LazyCentres(BackendArray):
+    """The x (axis 0) or y (axis 1) of every pixel of a rotated grid, computed when it is indexed."""
+
+    def __init__(self, grid: Grid, axis: int) -> None:
+        self._grid, self._axis = grid, axis
+        self.shape = grid.shape
+        self.dtype = np.dtype("float64")
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """Return what dask's tokens of this array are made of."""
+        return ("cube.LazyCentres", self._grid, self._axis)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        """Return the wanted part as numpy."""
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._compute)
+
+    def _compute(self, key: tuple[Any, Any]) -> np.ndarray:
+        rows, columns = (np.arange(length)[part] for length, part in zip(self.shape, key, strict=True))
+        return self._grid.centres(rows[..., None] if columns.ndim else rows, columns)[self._axis]
 
 
 def _bounds(key: Any, length: int) -> tuple[int, int, Any] | None:

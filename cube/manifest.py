@@ -2,97 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cube.errors import ManifestError, ReadError, SelectionError, SourceNotFoundError
+from cube.contributions import Contribution, Contributions
+from cube.errors import ManifestError, ReadError, SelectionError, SourceError, SourceNotFoundError
+from cube.facts import FactGroup, ImageGroup, SourceFacts, SourceLevel
 from cube.grid import Grid, Window
 from cube.io import loop
-from cube.io.file import RangeFile
 from cube.io.ranges import read_all
 from cube.io.stores import absolute, join, local_path
+from cube.schema import FACT_COLUMNS, IMAGE_COLUMNS, upgrade_sources, upgrade_tiles
 from cube.settings import get_settings
 from cube.spec import Band
+from cube.tables import LazyRows, Part, PartFile, integers
+
+__all__ = ["Contribution", "Manifest", "SourceFacts", "SourceLevel", "open_manifest", "parent", "snapshot_name"]
 
 FORMAT = "cogcube-manifest"
-SCHEMA = 1
+SCHEMA = 2
+READABLE_SCHEMAS = (1, 2)
 POINTER = "manifest.json"
-_OPEN_ROW_GROUPS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceLevel:
-    """One image of one source, as the reader needs it: full resolution or an overview."""
-
-    width: int
-    height: int
-    tile_width: int
-    tile_height: int
-    compression: int
-    predictor: int
-    offsets: np.ndarray
-    """int64 (planes, tile rows, tile columns)."""
-    lengths: np.ndarray
-    """int64, as `offsets`; 0 is a tile that the file leaves out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFacts:
-    """What the reader needs of one source apart from its tiles."""
-
-    href: str
-    byteorder: str
-    samples: int
-    interleave: str
-    time: int
-    """Position on the time axis; 0 in a cube without time."""
-    row: int
-    """Of the upper edge, on the cube's full-resolution grid."""
-    column: int
-
-
-class _TilePart:
-    """One Parquet file of tile tables, its row groups loaded on first use."""
-
-    def __init__(self, href: str) -> None:
-        self._href = href
-        self._lock = threading.Lock()
-        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
-        self._file: pq.ParquetFile | None = None
-
-    @functools.cached_property
-    def _starts(self) -> np.ndarray:
-        metadata = self._open().metadata
-        return np.cumsum([0, *(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))])
-
-    def _open(self) -> pq.ParquetFile:
-        if self._file is None:
-            self._file = _parquet(self._href)
-        return self._file
-
-    def row(self, index: int) -> tuple[pa.Table, int]:
-        """Return the row group that holds a row, and the row's position in it."""
-        with self._lock:
-            group = int(np.searchsorted(self._starts, index, side="right")) - 1
-            table = self._groups.get(group)
-            if table is None:
-                with _damage(self._href):
-                    table = self._groups[group] = self._open().read_row_group(group).combine_chunks()
-                if len(self._groups) > _OPEN_ROW_GROUPS:
-                    self._groups.popitem(last=False)
-            else:
-                self._groups.move_to_end(group)
-            return table, index - int(self._starts[group])
 
 
 class Manifest:
@@ -102,47 +38,32 @@ class Manifest:
         cube = snapshot["cube"]
         self.url = url
         self.version = version
+        self.schema: int = snapshot["schema"]
+        """Of the release that wrote it."""
         self.name: str = snapshot["name"]
         self.attributes: dict[str, Any] = cube["attributes"]
+        self.built: dict[str, Any] = cube.get("built", {})
+        """What it was built from and with: the arguments of `build` that are not their default."""
+        self.left_out: tuple[tuple[str, str], ...] = tuple((what, why) for what, why in cube.get("left_out", ()))
+        """(item or href, why) of what `build` was given and is not part of the cube."""
         self.bands = tuple(Band.from_json(band) for band in cube["bands"])
         self.levels = tuple(Grid.from_json(level) for level in cube["levels"])
+        self.parts = tuple(Part.from_json(part) for part in snapshot["parts"])
+        """The Parquet files that hold the rows."""
         self._factors: list[list[int]] = cube["factors"]
-        self._parts = snapshot["parts"]
-        self._tiles = [_TilePart(join(url, part["tiles"])) for part in self._parts]
-        self._load_sources()
-
-    def _load_sources(self) -> None:
-        columns = ["href", "time", "bands", "row", "column", "width", "height", "byteorder", "samples", "interleave"]
-        tables = [_read_table(join(self.url, part["sources"]), [*columns, "tiles_row"]) for part in self._parts]
-        table = pa.concat_tables(tables).combine_chunks()
-        self._table = table
-        self._part = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
-        self.times: np.ndarray | None = None
+        self._sources = [PartFile(join(url, part.sources), part.sources_bytes) for part in self.parts]
+        self._tiles = [PartFile(join(url, part.tiles), part.tiles_bytes) for part in self.parts]
+        self._facts = [LazyRows[dict[str, Any]](file, FACT_COLUMNS, FactGroup) for file in self._sources]
+        self._images = [LazyRows[SourceLevel](file, IMAGE_COLUMNS, ImageGroup) for file in self._tiles]
+        self._contributions = Contributions(self.parts, self._sources, self.bands)
+        self._places = self._contributions.places
+        self._positions = {band.name: i for i, band in enumerate(self.bands)}
+        self.times: np.ndarray | None = self._contributions.times
         """datetime64[us] (times,), or None in a cube without time."""
-        self._time = np.zeros(len(table), "int64")
-        if not table["time"].null_count:  # a build refuses sources with and without time in one cube
-            stamps = _integers(table["time"].cast(pa.int64())).view("datetime64[us]")
-            self.times, self._time = np.unique(stamps, return_inverse=True)
-        self._rows, self._columns, self._heights, self._widths, self._tiles_row = (
-            _integers(table[name]) for name in ("row", "column", "height", "width", "tiles_row")
-        )
-        bands = table["bands"].combine_chunks()
-        owner = np.repeat(np.arange(len(table)), np.diff(np.from_dlpack(bands.offsets)))
-        flat = bands.flatten()
-        names = flat.field("name").to_pylist()
-        positions = {band.name: i for i, band in enumerate(self.bands)}
-        ids = np.array([positions[name] for name in names], "int64")
-        samples = np.from_dlpack(flat.field("sample"))
-        order = np.argsort(ids, kind="stable")
-        bounds = np.searchsorted(ids[order], np.arange(len(self.bands) + 1))
-        self._members = {
-            band.name: (owner[order[bounds[i] : bounds[i + 1]]], samples[order[bounds[i] : bounds[i + 1]]])
-            for i, band in enumerate(self.bands)
-        }
 
     def __len__(self) -> int:
         """Return the number of sources."""
-        return len(self._table)
+        return len(self._places.part)
 
     def __repr__(self) -> str:
         """Return what and which version it is."""
@@ -183,54 +104,109 @@ class Manifest:
             raise SelectionError(f"{name!r} may mean {', '.join(band.name for band in found)}; ask for one of those")
         raise SelectionError(f"band {name!r} was asked for; {self.name!r} has {names}")
 
-    def select(self, band: str, times: Sequence[int], window: Window, level: int) -> list[tuple[int, int]]:
-        """Return the (source, sample) pairs of one band that touch a window of a level at some of the times."""
-        owner, samples = self._members[band]
+    def select(self, band: str, times: Sequence[int], window: Window, level: int) -> list[Contribution]:
+        """Return what gives one band in a window of a level at some of the times, in the order of the sources.
+
+        Args:
+            band: Name of a band.
+            times: Positions on the time axis; of no meaning in a cube without time.
+            window: On the grid of `level`.
+            level: 0 is full resolution.
+        """
+        entries = self._contributions.find(self._positions[band], times)
+        owner, places = self._contributions.owners(entries), self._places
         by_rows, by_columns = self._factors[level]
-        top, left = self._rows[owner] // by_rows, self._columns[owner] // by_columns
-        bottom, right = top + -(-self._heights[owner] // by_rows), left + -(-self._widths[owner] // by_columns)
+        top, left = places.row[owner] // by_rows, places.column[owner] // by_columns
+        bottom, right = top + -(-places.height[owner] // by_rows), left + -(-places.width[owner] // by_columns)
         touched = (top < window.bottom) & (bottom > window.top) & (left < window.right) & (right > window.left)
-        if self.times is not None:
-            touched &= np.isin(self._time[owner], np.asarray(times))
-        return [(int(source), int(sample)) for source, sample in zip(owner[touched], samples[touched], strict=True)]
+        return self._contributions.get(entries[touched])
+
+    def load(self, sources: Sequence[int], level: int = 0) -> None:
+        """Load at once what `facts`, `image` and `mask` of many sources will need of a level.
+
+        They load it themselves otherwise, one row group after another: one round trip each where it is remote.
+        """
+        wanted, places = np.unique(np.asarray(sources, "int64")), self._places
+        wanted = wanted[level < places.levels[wanted]]
+        for part in np.unique(places.part[wanted]).tolist():
+            mine = wanted[places.part[wanted] == part]
+            self._facts[part].load(places.part_row[mine])
+            images = places.tiles_row[mine] + level
+            masks = (images + places.levels[mine])[places.masks[mine] == 1]
+            self._images[part].load(np.concatenate([images, masks]))
 
     def facts(self, source: int, level: int = 0) -> SourceFacts:
         """Return one source's facts, its place on the grid of `level`."""
         by_rows, by_columns = self._factors[level]
-        values = {name: self._table[name][source].as_py() for name in ("href", "byteorder", "samples", "interleave")}
-        href = join(parent(self.url), values.pop("href"))
-        if local_path(self.url) is None and local_path(href) is not None:
+        places = self._places
+        values = self._facts[int(places.part[source])].find(int(places.part_row[source]))
+        href = join(parent(self.url), values["href"])
+        if local_path(href) is not None and local_path(self.url) is None:
             raise ManifestError(f"{self.url} names {href}, a file of this machine, which a remote manifest must not")
+        if href != values["href"] and local_path(href) is None:
+            # Scanned on a disk, and then put on a store: another ETag and time, but the same bytes.
+            values["etag"] = values["last_modified"] = None
+        values["href"] = href
         return SourceFacts(
-            href=href,
-            time=int(self._time[source]),
-            row=int(self._rows[source]) // by_rows,
-            column=int(self._columns[source]) // by_columns,
+            row=int(places.row[source]) // by_rows,
+            column=int(places.column[source]) // by_columns,
+            levels=int(places.levels[source]),
             **values,
         )
 
     def image(self, source: int, level: int = 0) -> SourceLevel:
-        """Return one source's tile table at a level; loads the part of the manifest that holds it."""
-        table, row = self._tiles[self._part[source]].row(int(self._tiles_row[source]) + level)
-        facts = {
-            name: table[name][row].as_py()
-            for name in ("width", "height", "tile_width", "tile_height", "compression", "predictor")
-        }
-        across, down = -(-facts["width"] // facts["tile_width"]), -(-facts["height"] // facts["tile_height"])
-        offsets, lengths = (
-            np.from_dlpack(table[name].chunk(0).slice(row, 1).flatten()).reshape(-1, down, across)
-            for name in ("offsets", "lengths")
-        )
-        return SourceLevel(offsets=offsets, lengths=lengths, **facts)
+        """Return one source's tile table at a level; loads the part of the manifest that holds it.
+
+        Raises:
+            SourceError: The source has no such level.
+        """
+        return self._image(source, level, 0)
+
+    def mask(self, source: int, level: int = 0) -> SourceLevel:
+        """Return the tile table of the mask image of one source at a level.
+
+        Raises:
+            SourceError: The source has no such level, or no mask image.
+        """
+        if self._places.masks[source]:
+            image = self._image(source, level, int(self._places.levels[source]))
+            if image.width:  # nothing is written for a level that has none
+                return image
+        raise SourceError(self.facts(source).href, f"level {level} has no mask image")
+
+    def _image(self, source: int, level: int, shift: int) -> SourceLevel:
+        places = self._places
+        if not 0 <= level < places.levels[source]:
+            raise SourceError(
+                self.facts(source).href, f"level {level} was asked for; it has {places.levels[source]}, counted from 0"
+            )
+        return self._images[int(places.part[source])].find(int(places.tiles_row[source]) + shift + level)
 
     def source_table(self) -> pa.Table:
-        """Return every column of every source, as stored; loaded anew each time."""
-        return pa.concat_tables([_read_table(join(self.url, part["sources"]), None) for part in self._parts])
+        """Return every column of every source, in their order; loaded anew each time."""
+        tables = [self.part_sources(i, part) for i, part in enumerate(self.parts)]
+        return pa.concat_tables(tables).unify_dictionaries()
 
+    def part_sources(self, number: int, part: Part) -> pa.Table:
+        """Return every column of the sources of a part: those that are still of the cube, placed on its grid."""
+        table = upgrade_sources(self._sources[number].read(), self.bands)
+        if part.removed:
+            table = table.take(pa.array(part.kept))
+        for name, shift in (("row", part.row_offset), ("column", part.column_offset)):
+            if shift:
+                values = pa.array(integers(table[name]) + shift)
+                table = table.set_column(table.schema.get_field_index(name), name, values)
+        return table
 
-def _integers(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column without nulls; pyarrow's own way to numpy imports pandas, which takes a second."""
-    return np.from_dlpack(column.combine_chunks())
+    def part_tiles(self, number: int) -> pa.Table:
+        """Return every column and row of the tiles table of a part, which `tiles_row` counts."""
+        return upgrade_tiles(self._tiles[number].read())
+
+    def part_rows(self, sources: Sequence[int]) -> dict[int, list[int]]:
+        """Return the rows, by part, in which some sources stand."""
+        wanted = np.unique(np.asarray(sources, "int64"))
+        parts, rows = self._places.part[wanted], self._places.part_row[wanted]
+        return {part: rows[parts == part].tolist() for part in np.unique(parts).tolist()}
 
 
 def parent(url: str) -> str:
@@ -267,9 +243,10 @@ def open_manifest(url: str, version: str | None = None) -> Manifest:
 def _require_format(url: str, data: Mapping[str, Any]) -> None:
     if data.get("format") != FORMAT:
         raise ManifestError(f"{url} is not a cube's manifest: its format is {data.get('format')!r}, not {FORMAT!r}")
-    if data.get("schema") != SCHEMA:
+    if data.get("schema") not in READABLE_SCHEMAS:
+        known = " and ".join(map(str, READABLE_SCHEMAS))
         raise ManifestError(
-            f"{url} has manifest schema {data.get('schema')!r}; this release reads {SCHEMA}: upgrade cogcube"
+            f"{url} has manifest schema {data.get('schema')!r}; this release reads {known}: upgrade cogcube"
         )
 
 
@@ -312,31 +289,3 @@ def _read_json(url: str, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ManifestError(f"{href} is not a manifest: a JSON object was expected")
     return data
-
-
-def _parquet(href: str) -> pq.ParquetFile:
-    path = local_path(href)
-    try:
-        with _damage(href):
-            file = path if path is not None else pa.PythonFile(RangeFile(href), mode="r")
-            return pq.ParquetFile(file, pre_buffer=False)
-    except SourceNotFoundError:
-        raise ManifestError(f"{href} is missing from the manifest; build it again") from None
-    except ReadError as error:
-        raise ManifestError(f"{href} of the manifest cannot be read: {error.reason}") from None
-
-
-def _read_table(href: str, columns: list[str] | None) -> pa.Table:
-    with _damage(href):
-        return _parquet(href).read(columns=columns)
-
-
-@contextmanager
-def _damage(href: str) -> Iterator[None]:
-    """Name the file in what pyarrow raises on a damaged one."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise ManifestError(f"{href} is missing from the manifest; build it again") from None
-    except (OSError, pa.ArrowException) as error:
-        raise ManifestError(f"{href} of the manifest is damaged ({error}); build it again") from None

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache, reduce
 from itertools import takewhile
 from operator import and_
@@ -15,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from cube.dates import date_regex, parse_date
 from cube.errors import BuildError, SelectionError
 
 type _Times = list[np.datetime64 | None]
@@ -44,20 +44,6 @@ class Fields:
     tile: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further fields of a pattern."""
-
-
-# The `parse` library reads the %m and %d of 20220111x as one digit each, turns {tile:d} into a number without its
-# zeros and raises on a day 99; fixed widths and strptime do not.
-_DIRECTIVES = {
-    "Y": r"\d{4}",
-    **dict.fromkeys("mdHMSy", r"\d{2}"),
-    "j": r"\d{3}",
-    "f": r"\d{1,6}",
-    "b": r"[A-Za-z]{3}",
-    "B": r"[A-Za-z]+",
-    "z": r"(?:Z|[+-]\d{2}:?\d{2})",
-    "%": "%",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +136,7 @@ def _field_regex(text: str, name: str, spec: str) -> str:
     if name == "time":
         if "%" not in spec:
             raise SelectionError(f"the pattern {text!r} gives {{time}} no format; write {{time:%Y%m%d}} or the like")
-        pieces = re.split(r"%(.)", spec)
-        if unknown := set(pieces[1::2]) - set(_DIRECTIVES):
-            known = ", %".join(_DIRECTIVES)
-            raise SelectionError(f"the pattern {text!r} has %{min(unknown)} in {{time}}; it may hold %{known}")
-        return "".join(_DIRECTIVES[piece] if index % 2 else re.escape(piece) for index, piece in enumerate(pieces))
+        return date_regex(spec, f"the pattern {text!r}")
     if spec not in {"", "d"}:
         raise SelectionError(
             f"the pattern {text!r} gives {{{name}}} the format {spec!r}; it may have d, and {{time}} a date's format"
@@ -167,13 +149,7 @@ def _moment(times: Sequence[tuple[str, str]]) -> np.datetime64 | None:
     if not times:
         return None
     text, spec = (" ".join(parts) for parts in zip(*times, strict=True))
-    try:
-        moment = datetime.strptime(text, spec)  # noqa: DTZ007  # names are in UTC unless they say otherwise
-    except ValueError:
-        return None
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
-    return np.datetime64(moment, "us")
+    return parse_date(text, spec)
 
 
 _STRONG = re.compile(
@@ -384,7 +360,8 @@ def _even(rows: _Rows) -> _Rows | None:
     shortest = min(map(len, rows))
     while start + 2 < shortest and len({row[start] for row in rows}) == 1:
         start += 2
-    return [[*row[:start], "".join(row[start:])] for row in rows]
+    even = [[*row[:start], "".join(row[start:])] for row in rows]
+    return even if len({len(row) for row in even}) == 1 else None
 
 
 def _mark(stem: str) -> tuple[str, str]:

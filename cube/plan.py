@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from cube.decode import TileLayout
 from cube.grid import Window
-from cube.manifest import Manifest, SourceFacts, SourceLevel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileLayout:
-    """How the pixels of one image's tiles are stored."""
-
-    dtype: np.dtype
-    """In native byte order."""
-    byteorder: str
-    samples: int
-    """Samples a tile holds: all of a pixel-interleaved file, else 1."""
-    height: int
-    width: int
-    compression: int
-    predictor: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a decoded tile."""
-        return self.height * self.width * self.samples * self.dtype.itemsize
+from cube.header import Header, Level
+from cube.io.ranges import RangeRequest, plan_requests
+from cube.manifest import Contribution, Manifest, SourceFacts, SourceLevel
+from cube.normalise import Normalisation, plan_normalisation
+from cube.settings import get_settings
 
 
 class Target(NamedTuple):
@@ -38,11 +23,13 @@ class Target(NamedTuple):
     band: str
     time: int
     sample: int
-    """Position within the tile."""
+    """Position within the tile (within the file, where GDAL reads it)."""
+    how: Normalisation | None = None
+    """From the source's numbers to the cube's; None where they are the same."""
 
 
 class Piece(NamedTuple):
-    """One tile, the part of it that is wanted, and where that lands in the window."""
+    """One tile, the part of it that is wanted, and where that lands in the window (in the box, for a mask's tile)."""
 
     offset: int
     length: int
@@ -61,10 +48,20 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRead:
-    """The tiles that a read needs of one source."""
+    """What a read needs of one source."""
 
-    href: str
+    facts: SourceFacts
+    source: int
+    """Position in the manifest."""
+    box: Window
+    """The part of the output that the source covers."""
+    window: Window
+    """The same part, in pixels of the source's image."""
+    targets: tuple[Target, ...]
     pieces: list[Piece]
+    """Empty where GDAL reads the source."""
+    mask: list[Piece]
+    """The tiles that say which pixels are valid, where a mask or an alpha sample does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,72 +83,152 @@ def plan_read(manifest: Manifest, bands: Sequence[str], times: Sequence[int], wi
         window: On the grid of `level`.
         level: 0 is full resolution.
     """
-    wanted: dict[int, list[tuple[str, int]]] = {}
+    wanted: dict[int, list[tuple[str, Contribution]]] = {}
     for band in bands:
-        for source, sample in manifest.select(band, times, window, level):
-            wanted.setdefault(source, []).append((band, sample))
+        for found in manifest.select(band, times, window, level):
+            wanted.setdefault(found.source, []).append((band, found))
+    manifest.load(list(wanted), level)
     at: dict[int, list[int]] = {}
     for position, time in enumerate(times):
         at.setdefault(int(time), []).append(position)
-    dtypes = {band: np.dtype(manifest.band(band).dtype) for band in bands}
     covered: dict[tuple[str, int], int] = {}
     sources = []
     for source, members in wanted.items():
-        facts, image = manifest.facts(source, level), manifest.image(source, level)
-        pieces: list[Piece] = []
-        for plane, targets in _targets(facts, members, at[facts.time]).items():
-            layout = TileLayout(
-                dtype=dtypes[targets[0].band],
-                byteorder=facts.byteorder,
-                samples=1 if facts.interleave == "band" else facts.samples,
-                height=image.tile_height,
-                width=image.tile_width,
-                compression=image.compression,
-                predictor=image.predictor,
-            )
-            found = _pieces(facts, image, plane, window, layout, targets)
-            pieces += found
-            area = sum(piece.height * piece.width for piece in found)
-            for target in targets:
-                key = (target.band, target.time)
-                covered[key] = covered.get(key, 0) + area
-        if pieces:
-            sources.append(SourceRead(href=facts.href, pieces=pieces))
+        read = _plan_source(manifest, source, members, at, window, level)
+        if read is None:
+            continue
+        sources.append(read)
+        height, width = read.box.shape
+        for target in read.targets:
+            key = (target.band, target.time)
+            covered[key] = covered.get(key, 0) + height * width
     return ReadPlan(sources=sources, covered=covered)
 
 
-def _targets(
-    facts: SourceFacts, members: Sequence[tuple[str, int]], positions: Sequence[int]
-) -> dict[int, tuple[Target, ...]]:
+def _plan_source(
+    manifest: Manifest,
+    source: int,
+    members: Sequence[tuple[str, Contribution]],
+    at: Mapping[int, Sequence[int]],
+    window: Window,
+    level: int,
+) -> SourceRead | None:
+    facts, image = manifest.facts(source, level), manifest.image(source, level)
+    part = Window(
+        top=max(0, window.top - facts.row),
+        bottom=min(image.height, window.bottom - facts.row),
+        left=max(0, window.left - facts.column),
+        right=min(image.width, window.right - facts.column),
+    )
+    if part.top >= part.bottom or part.left >= part.right:
+        return None
+    down, across = facts.row - window.top, facts.column - window.left
+    box = Window(top=part.top + down, bottom=part.bottom + down, left=part.left + across, right=part.right + across)
+    targets = tuple(
+        Target(band, position, found.sample, _how(manifest, band, found, facts))
+        for band, found in members
+        for position in at[found.time]
+    )
+    pieces: list[Piece] = []
+    mask: list[Piece] = []
+    if facts.path == "fast":
+        pieces = plan_image(facts, image, part, targets, (down, across))
+        mask = _mask_pieces(manifest, source, level, facts, image, part)
+    return SourceRead(facts=facts, source=source, box=box, window=part, targets=targets, pieces=pieces, mask=mask)
+
+
+def plan_image(
+    facts: SourceFacts | Header,
+    image: SourceLevel | Level,
+    part: Window,
+    targets: Sequence[Target],
+    origin: tuple[int, int] = (0, 0),
+) -> list[Piece]:
+    """Return the tiles that a part of one image needs; `origin` is where the image's corner lies in the output."""
+    layout = _layout(facts, image)
+    pieces: list[Piece] = []
+    for plane, here in _by_plane(facts, targets).items():
+        pieces += _pieces(image, plane, part, layout, origin, here)
+    return pieces
+
+
+def _how(manifest: Manifest, band: str, found: Contribution, facts: SourceFacts) -> Normalisation | None:
+    of = manifest.band(band)
+    return plan_normalisation(facts.dtype, found.nodata, found.scale, found.offset, of, is_strict=False)
+
+
+def _layout(facts: SourceFacts | Header, image: SourceLevel | Level) -> TileLayout:
+    return TileLayout(
+        dtype=facts.dtype,
+        byteorder=facts.byteorder,
+        samples=1 if facts.interleave == "band" else facts.samples,
+        height=image.tile_height,
+        width=image.tile_width,
+        compression=image.compression,
+        predictor=image.predictor,
+        photometric=facts.photometric,
+        tables=image.tables,
+    )
+
+
+def _mask_pieces(
+    manifest: Manifest, source: int, level: int, facts: SourceFacts, image: SourceLevel, part: Window
+) -> list[Piece]:
+    """Return the tiles that say which pixels of a part are valid; they land in an array of the part's own shape."""
+    if facts.validity is None:
+        return []
+    origin = -part.top, -part.left
+    if facts.validity == "alpha":
+        # The last sample; its tile is the pixels' own where samples are interleaved, and is then decoded again:
+        # rare, and cheaper than a path of its own.
+        alpha = facts.samples - 1
+        return plan_image(facts, image, part, (Target("", 0, alpha),), origin)
+    image = manifest.mask(source, level)
+    layout = TileLayout(
+        dtype=np.dtype("u1"),
+        byteorder=facts.byteorder,
+        samples=1,
+        height=image.tile_height,
+        width=image.tile_width,
+        compression=image.compression,
+        predictor=image.predictor,
+        tables=image.tables,
+        bits=image.bits,
+    )
+    return _pieces(image, 0, part, layout, origin, (Target("", 0, 0),))
+
+
+def _by_plane(facts: SourceFacts | Header, targets: Sequence[Target]) -> dict[int, tuple[Target, ...]]:
     """Return what each plane of the file gives: all samples are in plane 0 where they are pixel-interleaved."""
     if facts.interleave != "band":
-        return {0: tuple(Target(band, time, sample) for band, sample in members for time in positions)}
+        return {0: tuple(targets)}
     planes: dict[int, tuple[Target, ...]] = {}
-    for band, sample in members:
-        planes[sample] = planes.get(sample, ()) + tuple(Target(band, time, 0) for time in positions)
+    for target in targets:
+        planes[target.sample] = (*planes.get(target.sample, ()), target._replace(sample=0))
     return planes
 
 
 def _pieces(
-    facts: SourceFacts,
-    image: SourceLevel,
+    image: SourceLevel | Level,
     plane: int,
-    window: Window,
+    part: Window,
     layout: TileLayout,
+    origin: tuple[int, int],
     targets: tuple[Target, ...],
 ) -> list[Piece]:
-    # The wanted rectangle in the image's own pixels; tiles at its lower and right edge are padded, which this crops.
-    top, bottom = max(0, window.top - facts.row), min(image.height, window.bottom - facts.row)
-    left, right = max(0, window.left - facts.column), min(image.width, window.right - facts.column)
-    if top >= bottom or left >= right:
-        return []
+    """Return the tiles that touch a part of an image; `origin` is where the image's corner lies in the output.
+
+    Tiles at the lower and right edge are padded, which this crops; the last strip is short instead.
+    """
     height, width = image.tile_height, image.tile_width
-    down, up = facts.row - window.top, facts.column - window.left
+    last = -(-image.height // height) - 1
+    short = replace(layout, height=image.height - last * height) if image.strips else layout
+    down, across = origin
     pieces = []
-    for j in range(top // height, -(-bottom // height)):
-        y0, y1 = max(top, j * height), min(bottom, (j + 1) * height)
-        for i in range(left // width, -(-right // width)):
-            x0, x1 = max(left, i * width), min(right, (i + 1) * width)
+    for j in range(part.top // height, -(-part.bottom // height)):
+        y0, y1 = max(part.top, j * height), min(part.bottom, (j + 1) * height)
+        for i in range(part.left // width, -(-part.right // width)):
+            x0, x1 = max(part.left, i * width), min(part.right, (i + 1) * width)
             pieces.append(
                 Piece(
                     offset=int(image.offsets[plane, j, i]),
@@ -160,11 +237,24 @@ def _pieces(
                     tile_y=y0 - j * height,
                     tile_x=x0 - i * width,
                     y=y0 + down,
-                    x=x0 + up,
+                    x=x0 + across,
                     height=y1 - y0,
                     width=x1 - x0,
-                    layout=layout,
+                    layout=short if j == last else layout,
                     targets=targets,
                 )
             )
     return pieces
+
+
+def plan_source_requests(read: SourceRead) -> list[tuple[RangeRequest, list[Piece]]]:
+    """Return the requests that fetch a source's tiles, merged where gaps are small, each with the tiles it brings."""
+    settings = get_settings()
+    present = [piece for piece in (*read.pieces, *read.mask) if piece.length]
+    requests = plan_requests(
+        [piece.offset for piece in present],
+        [piece.length for piece in present],
+        gap_bytes=settings.gap_bytes,
+        request_bytes=settings.request_bytes,
+    )
+    return [(request, [present[i] for i in request.members]) for request in requests]

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cube.decode import DecodeError, place_tile
+from cube.decode import DecodeError, decode_into, decode_tile
+from cube.drift import require_unchanged, version_of
 from cube.errors import ReadError, SelectionError, SourceError
 from cube.grid import Window
 from cube.io import loop
-from cube.io.ranges import RangeRequest, byte_budget, plan_requests, read_range
-from cube.io.stores import sign
+from cube.io.file import RangeFile
+from cube.io.ranges import RangeRequest, byte_budget, read_range
+from cube.io.stores import local_path, sign
 from cube.manifest import Manifest, open_manifest
-from cube.plan import Piece, ReadPlan, SourceRead, plan_read
-from cube.settings import get_settings
+from cube.normalise import normalise
+from cube.plan import Piece, ReadPlan, SourceRead, Target, plan_read, plan_source_requests
 from cube.spec import CubeSpec
 
 _BYTES_A_TASK = 1024 * 1024
@@ -51,28 +53,45 @@ def read_block(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], windo
     return loop.run(_read(spec, tuple(bands), tuple(int(time) for time in times), window))
 
 
+type _Outputs = dict[str, np.ndarray]
+"""(time, rows, columns) by band."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One source's part of a read, while it is under way."""
+
+    read: SourceRead
+    outputs: _Outputs
+    valid: np.ndarray | None
+    """uint8 (rows, columns) of the source's box; 0 where its mask or alpha says that there is no data."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Fetch:
     """One request and the tiles that come with it."""
 
-    href: str
+    job: _Job
     request: RangeRequest
     pieces: list[Piece]
 
 
-type _Outputs = dict[str, np.ndarray]
-
-
 async def _read(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window) -> _Outputs:
     # Off the loop: the first use of a manifest reads files, and planning a large window is arithmetic that takes time.
-    outputs, fetches = await asyncio.to_thread(_prepare, spec, bands, times, window)
+    manifest, outputs, jobs = await asyncio.to_thread(_prepare, spec, bands, times, window)
     try:
         async with asyncio.TaskGroup() as group:
-            for fetch in fetches:
-                group.create_task(_fetch_and_place(fetch, spec, outputs))
+            for job in jobs:
+                if job.read.facts.path == "gdal":
+                    group.create_task(_read_with_gdal(job, spec))
+                for request, pieces in plan_source_requests(job.read):
+                    group.create_task(_fetch_and_place(_Fetch(job, request, pieces), spec))
     except* SourceError as errors:
         first = _first(errors)
         raise first from first.__cause__
+    masked = [job for job in jobs if job.valid is not None]
+    if masked:
+        await asyncio.to_thread(_apply_masks, manifest, masked)
     return outputs
 
 
@@ -91,7 +110,7 @@ def _first(errors: BaseExceptionGroup[SourceError]) -> SourceError:
 
 def _prepare(
     spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window
-) -> tuple[_Outputs, list[_Fetch]]:
+) -> tuple[Manifest, _Outputs, list[_Job]]:
     manifest = open_manifest(spec.manifest, spec.version)
     grid = manifest.grid_at(spec.level)
     if not (0 <= window.top < window.bottom <= grid.height and 0 <= window.left < window.right <= grid.width):
@@ -102,11 +121,14 @@ def _prepare(
     names = tuple(dict.fromkeys(manifest.band(band).name for band in bands))
     plan = plan_read(manifest, names, times, window, spec.level)
     outputs = _allocate(manifest, names, len(times), window, plan)
-    fetches = []
-    for source in plan.sources:
-        _fill_sparse(manifest, source, outputs)
-        fetches += _merge(source)
-    return outputs, fetches
+    jobs = []
+    for read in plan.sources:
+        require_unchanged(manifest, read.source, read.facts)
+        valid = np.empty(read.box.shape, "u1") if read.facts.validity is not None else None
+        job = _Job(read=read, outputs=outputs, valid=valid)
+        _fill_sparse(job)
+        jobs.append(job)
+    return manifest, outputs, jobs
 
 
 def _allocate(manifest: Manifest, names: Sequence[str], count: int, window: Window, plan: ReadPlan) -> _Outputs:
@@ -121,39 +143,32 @@ def _allocate(manifest: Manifest, names: Sequence[str], count: int, window: Wind
     return outputs
 
 
-def _fill_sparse(manifest: Manifest, source: SourceRead, outputs: _Outputs) -> None:
-    for piece in source.pieces:
+def _fill_sparse(job: _Job) -> None:
+    """Write what tiles hold that the file leaves out: GDAL's rule, the file's own nodata, else 0; masks say invalid."""
+    facts = job.read.facts
+    value = np.full((1, 1), 0 if facts.nodata is None else facts.nodata, facts.dtype)
+    for piece in job.read.pieces:
         if not piece.length:
             for target in piece.targets:
-                rows, columns = slice(piece.y, piece.y + piece.height), slice(piece.x, piece.x + piece.width)
-                outputs[target.band][target.time, rows, columns] = manifest.band(target.band).sparse
+                _place(value, target, job.outputs[target.band][target.time], piece)
+    for piece in job.read.mask:
+        if not piece.length and job.valid is not None:
+            job.valid[piece.y : piece.y + piece.height, piece.x : piece.x + piece.width] = 0
 
 
-def _merge(source: SourceRead) -> list[_Fetch]:
-    settings = get_settings()
-    present = [piece for piece in source.pieces if piece.length]
-    requests = plan_requests(
-        [piece.offset for piece in present],
-        [piece.length for piece in present],
-        gap_bytes=settings.gap_bytes,
-        request_bytes=settings.request_bytes,
-    )
-    return [_Fetch(source.href, request, [present[i] for i in request.members]) for request in requests]
-
-
-async def _fetch_and_place(fetch: _Fetch, spec: CubeSpec, outputs: _Outputs) -> None:
-    request, running = fetch.request, asyncio.get_running_loop()
+async def _fetch_and_place(fetch: _Fetch, spec: CubeSpec) -> None:
+    request, running, facts = fetch.request, asyncio.get_running_loop(), fetch.job.read.facts
     async with byte_budget().hold(request.stop - request.start):
         try:
-            signed = sign(fetch.href, spec.patch_url)
-            data = await read_range(fetch.href, request.start, request.stop, signed=signed)
+            signed = sign(facts.href, spec.patch_url)
+            data = await read_range(facts.href, request.start, request.stop, signed=signed, version=version_of(facts))
         except ReadError as error:
             more = f" and {len(fetch.pieces) - 1} more" if len(fetch.pieces) > 1 else ""
             where = f"{_name(fetch.pieces[0], spec.level)}{more}"
             raise type(error)(error.href, f"{where}: {error.reason}") from error.__cause__
         await asyncio.gather(
             *[
-                running.run_in_executor(loop.decode_pool(), _place_all, fetch, data, batch, spec.level, outputs)
+                running.run_in_executor(loop.decode_pool(), _place_all, fetch, data, batch, spec.level)
                 for batch in _batches(fetch.pieces)
             ]
         )
@@ -175,11 +190,81 @@ def _name(piece: Piece, level: int) -> str:
     return f"tile {piece.tile} of level {level}"
 
 
-def _place_all(fetch: _Fetch, data: memoryview, pieces: list[Piece], level: int, outputs: _Outputs) -> None:
+def _place_all(fetch: _Fetch, data: memoryview, pieces: list[Piece], level: int) -> None:
     for piece in pieces:
         begin = piece.offset - fetch.request.start
         try:
-            place_tile(data[begin : begin + piece.length], piece, outputs)
+            _decode_and_place(data[begin : begin + piece.length], piece, fetch.job)
         except DecodeError as error:
             where = f"bytes {piece.offset}-{piece.offset + piece.length - 1}"
-            raise ReadError(fetch.href, f"{_name(piece, level)} ({where}) is damaged: {error}") from None
+            reason = f"{_name(piece, level)} ({where}) is damaged: {error}"
+            raise ReadError(fetch.job.read.facts.href, reason) from None
+
+
+def _decode_and_place(encoded: memoryview, piece: Piece, job: _Job) -> None:
+    """Decode one tile and write the wanted part of it where it belongs."""
+    layout, first = piece.layout, piece.targets[0]
+    is_whole = (piece.height, piece.width) == (layout.height, layout.width)
+    if is_whole and len(piece.targets) == 1 and first.how is None and first.band:
+        part = job.outputs[first.band][first.time, piece.y : piece.y + piece.height, piece.x : piece.x + piece.width]
+        if decode_into(encoded, layout, part):
+            return
+    pixels = decode_tile(encoded, layout)
+    wanted = pixels[piece.tile_y : piece.tile_y + piece.height, piece.tile_x : piece.tile_x + piece.width]
+    for target in piece.targets:
+        if target.band:
+            _place(wanted[..., target.sample], target, job.outputs[target.band][target.time], piece)
+        elif job.valid is not None:
+            np.not_equal(
+                wanted[..., target.sample],
+                0,
+                out=job.valid[piece.y : piece.y + piece.height, piece.x : piece.x + piece.width].view("?"),
+            )
+
+
+def _place(pixels: np.ndarray, target: Target, output: np.ndarray, piece: Piece) -> None:
+    part = output[piece.y : piece.y + piece.height, piece.x : piece.x + piece.width]
+    if target.how is None:
+        part[...] = pixels
+    else:
+        normalise(pixels, target.how, part)
+
+
+async def _read_with_gdal(job: _Job, spec: CubeSpec) -> None:
+    """Read one source through GDAL: blocking calls, on threads of their own, for they wait for range requests."""
+    await asyncio.to_thread(_place_with_gdal, job, spec)
+
+
+def _place_with_gdal(job: _Job, spec: CubeSpec) -> None:
+    from cube.gdal import read_valid_with_gdal, read_with_gdal
+    from cube.handles import BlockCache
+
+    read, facts = job.read, job.read.facts
+    file = None
+    if local_path(facts.href) is None:
+        signed = sign(facts.href, spec.patch_url)
+        file = BlockCache(RangeFile(facts.href, signed=signed, version=version_of(facts)))
+    samples = tuple(dict.fromkeys(target.sample for target in read.targets))
+    pixels = read_with_gdal(facts.href, file, level=spec.level, samples=samples, window=read.window)
+    box = read.box
+    for target in read.targets:
+        part = job.outputs[target.band][target.time, box.top : box.bottom, box.left : box.right]
+        values = pixels[samples.index(target.sample)]
+        if target.how is None:
+            part[...] = values
+        else:
+            normalise(values, target.how, part)
+    if job.valid is not None:
+        job.valid[...] = read_valid_with_gdal(facts.href, file, level=spec.level, window=read.window)
+
+
+def _apply_masks(manifest: Manifest, jobs: Sequence[_Job]) -> None:
+    """Mark as missing what a source's mask or alpha calls invalid; the alpha sample itself stays what it is."""
+    for job in jobs:
+        box, facts = job.read.box, job.read.facts
+        invalid = job.valid == 0
+        for target in job.read.targets:
+            if facts.validity == "alpha" and target.sample == facts.samples - 1:
+                continue
+            part = job.outputs[target.band][target.time, box.top : box.bottom, box.left : box.right]
+            part[invalid] = manifest.band(target.band).hole

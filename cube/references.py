@@ -18,11 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cube.contributions import Contribution
+from cube.conventions import SPATIAL_REF
 from cube.decode import DEFLATE, FLOATING_POINT, HORIZONTAL, LZW, NONE, OLD_DEFLATE, ZSTD
 from cube.errors import MissingExtraError, ReferencesError
+from cube.facts import SourceFacts, SourceLevel
 from cube.grid import Grid, Window
 from cube.io.stores import local_path
-from cube.manifest import Manifest, SourceFacts, SourceLevel
+from cube.manifest import Manifest
+from cube.normalise import plan_normalisation
 from cube.spec import Band
 from cube.zarr_metadata import ZarrArray, band_array, coordinate_arrays, encode_chunk, render_v2, root_attributes
 
@@ -102,8 +106,8 @@ class _BandReferences:
     band: Band
     array: ZarrArray
     present: dict[str, tuple[str, int, int]]
-    sparse: frozenset[str]
-    """Keys of tiles that a file leaves out."""
+    sparse: Mapping[str, float]
+    """What tiles hold that a file leaves out, by key."""
 
 
 def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
@@ -113,15 +117,15 @@ def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
     array: ZarrArray | None = None
     first: tuple[SourceFacts, SourceLevel] | None = None
     present: dict[str, tuple[str, int, int]] = {}
-    sparse = set()
-    for source, sample in manifest.select(band.name, dates, everything, level):
-        facts, image = manifest.facts(source, level), manifest.image(source, level)
+    sparse: dict[str, float] = {}
+    for found in manifest.select(band.name, dates, everything, level):
+        facts, image = manifest.facts(found.source, level), manifest.image(found.source, level)
         first = first or (facts, image)
-        _require_describable(band, facts, image, grid)
+        _require_describable(band, found, facts, image, grid)
         _require_alike(band, first, (facts, image))
         array = array or _array(manifest, band, level, facts, image)
-        plane = sample if facts.interleave == "band" and facts.samples > 1 else 0
-        start = (facts.time,) if times is not None else ()
+        plane = found.sample if facts.interleave == "band" and facts.samples > 1 else 0
+        start = (found.time,) if times is not None else ()
         row, column = facts.row // image.tile_height, facts.column // image.tile_width
         url = _url(facts.href)
         offsets, lengths = image.offsets[plane].tolist(), image.lengths[plane].tolist()
@@ -130,10 +134,10 @@ def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
             if lengths[j][i]:
                 present[key] = (url, offsets[j][i], lengths[j][i])
             else:
-                sparse.add(key)
+                sparse[key] = 0 if facts.nodata is None else facts.nodata
     if array is None:
         raise ReferencesError(f"band {band.name!r} has no source at level {level}")
-    return _BandReferences(band=band, array=array, present=present, sparse=frozenset(sparse))
+    return _BandReferences(band=band, array=array, present=present, sparse=sparse)
 
 
 def _refusal(band: Band, href: str, reason: str) -> ReferencesError:
@@ -143,7 +147,17 @@ def _refusal(band: Band, href: str, reason: str) -> ReferencesError:
     )
 
 
-def _require_describable(band: Band, facts: SourceFacts, image: SourceLevel, grid: Grid) -> None:
+def _require_describable(band: Band, found: Contribution, facts: SourceFacts, image: SourceLevel, grid: Grid) -> None:
+    if facts.path != "fast":
+        raise _refusal(band, facts.href, "is read by GDAL")
+    if facts.validity is not None:
+        raise _refusal(band, facts.href, f"has valid pixels by its {facts.validity}")
+    if plan_normalisation(facts.dtype, found.nodata, found.scale, found.offset, band) is not None:
+        stored = f"{facts.dtype}, nodata {found.nodata}, scale {found.scale:g}, offset {found.offset:g}"
+        own = f"{band.dtype}, nodata {band.nodata}, scale {band.scale:g}, offset {band.offset:g}"
+        raise _refusal(band, facts.href, f"stores other numbers ({stored}) than the cube ({own})")
+    if image.strips and image.height % image.tile_height:
+        raise _refusal(band, facts.href, "is in strips, the last of which is short")
     if facts.samples > 1 and facts.interleave != "band":
         raise _refusal(band, facts.href, f"holds {facts.samples} bands pixel by pixel, and a reference is a whole tile")
     if image.compression not in _COMPRESSORS:
@@ -189,7 +203,10 @@ def _array(manifest: Manifest, band: Band, level: int, facts: SourceFacts, image
         stored = dtype.newbyteorder("<")
         filters = ({"id": "imagecodecs_floatpred", "axis": -1, "dist": 1, "shape": list(tile), "dtype": stored.str},)
     array = band_array(manifest, band, level, tile)
-    return replace(array, dtype=stored, compressor=_COMPRESSORS[image.compression], filters=filters)
+    attributes = dict(array.attributes) | {"coordinates": SPATIAL_REF}  # xc and yc are no part of references
+    return replace(
+        array, attributes=attributes, dtype=stored, compressor=_COMPRESSORS[image.compression], filters=filters
+    )
 
 
 def _inline(band: _BandReferences, dense: bool) -> References:
@@ -201,7 +218,7 @@ def _inline(band: _BandReferences, dense: bool) -> References:
         key = _key(band.array, position)
         if key in band.present:
             continue
-        value = band.band.sparse if key in band.sparse else band.band.hole
+        value = band.sparse.get(key, band.band.hole)
         if fill is not None and not dense and (value == fill or (math.isnan(value) and math.isnan(fill))):
             continue
         if value not in encoded:

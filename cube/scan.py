@@ -90,11 +90,16 @@ async def _scan(source: Source, patch_url: Callable[[str], str] | None) -> Scann
     parts.add(0, head.data)
     fetched = len(head.data)
     for _ in range(_MAX_ROUNDS):
+        # Headers that came together are parsed together, and then the next requests are sent: changing between the
+        # two for each would miss the processor's caches, which costs as much as the parsing.
+        await asyncio.sleep(0)
+        wanted: tuple[tuple[int, int], ...] = ()
         try:
             header = parse_header(href, parts)
         except MissingBytesError as missing:
             wanted = missing.ranges
-        else:
+        await asyncio.sleep(0)
+        if not wanted:
             return ScannedSource(
                 source=source, header=header, size=head.size, etag=head.etag, last_modified=head.last_modified
             )
@@ -103,13 +108,19 @@ async def _scan(source: Source, patch_url: Callable[[str], str] | None) -> Scann
             raise HeaderError(
                 href, f"its header takes more than {settings.max_header_bytes} bytes (CUBE_MAX_HEADER_BYTES)"
             )
-        requests = plan_requests(
-            [start for start, _ in wanted],
-            [stop - start for start, stop in wanted],
-            gap_bytes=settings.gap_bytes,
-            request_bytes=settings.request_bytes,
-        )
-        buffers = await asyncio.gather(*[read_range(href, each.start, each.stop, signed=signed) for each in requests])
-        for each, data in zip(requests, buffers, strict=True):
-            parts.add(each.start, data)
+        await _fetch(href, parts, wanted, signed)
     raise HeaderError(href, f"its header is scattered over more than {_MAX_ROUNDS} places that follow from one another")
+
+
+async def _fetch(href: str, parts: ByteParts, wanted: Sequence[tuple[int, int]], signed: str | None) -> None:
+    """Add the bytes of some ranges to the parts."""
+    settings = get_settings()
+    requests = plan_requests(
+        [start for start, _ in wanted],
+        [stop - start for start, stop in wanted],
+        gap_bytes=settings.gap_bytes,
+        request_bytes=settings.request_bytes,
+    )
+    buffers = await asyncio.gather(*[read_range(href, each.start, each.stop, signed=signed) for each in requests])
+    for each, data in zip(requests, buffers, strict=True):
+        parts.add(each.start, data)

@@ -113,15 +113,13 @@ def _window(grid: Grid, bbox: Box) -> Window:
         )
     except ProjError as error:
         raise SelectionError(f"bbox={bbox!r} has no place on the cube's grid ({error})") from None
-    a, _, c, _, e, f = grid.transform
-    columns = sorted(((left - c) / a, (right - c) / a))
-    rows = sorted(((top - f) / e, (bottom - f) / e))
+    columns, rows = grid.to_pixels(np.array([left, right, left, right]), np.array([bottom, bottom, top, top]))
     # A box whose edge is a pixel's edge must not take the pixel beyond: a millionth of a pixel is rounding.
     inside = Window(
-        top=max(0, math.floor(rows[0] + 1e-6)),
-        bottom=min(grid.height, math.ceil(rows[1] - 1e-6)),
-        left=max(0, math.floor(columns[0] + 1e-6)),
-        right=min(grid.width, math.ceil(columns[1] - 1e-6)),
+        top=max(0, math.floor(rows.min() + 1e-6)),
+        bottom=min(grid.height, math.ceil(rows.max() - 1e-6)),
+        left=max(0, math.floor(columns.min() + 1e-6)),
+        right=min(grid.width, math.ceil(columns.max() - 1e-6)),
     )
     if inside.top >= inside.bottom or inside.left >= inside.right:
         raise SelectionError(f"bbox={bbox!r} lies outside of the cube; `cube info` prints its bounds")

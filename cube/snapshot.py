@@ -1,91 +1,36 @@
-"""Writing a manifest: immutable Parquet parts, then the snapshot, then the pointer, so that it is never half there."""
+"""Writing versions of a manifest: immutable Parquet parts, a snapshot, then the pointer, so that none is half there."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from cube.errors import ManifestError
-from cube.grid import CommonGrid
+from cube.grid import CommonGrid, Grid
 from cube.io.stores import absolute, local_path
-from cube.manifest import FORMAT, POINTER, SCHEMA, parent, snapshot_name
-from cube.scan import ScannedSource
+from cube.manifest import FORMAT, POINTER, SCHEMA, Manifest, parent, snapshot_name
+from cube.parts import SOURCES_A_PART, Rows, replace_file, split_rows, with_column, write_parts
+from cube.rows import Member, images_of, reading_order, source_table, tile_table
+from cube.schema import SOURCE_SCHEMA, TILE_SCHEMA
 from cube.spec import Band
+from cube.tables import Part, integers
 
-_ROWS_A_GROUP = 1024
-_EDGE_POINTS = 5
-"""Points an edge of a footprint: a straight edge on a projected grid is a curve in longitude and latitude."""
+__all__ = ["Member", "update_manifest", "write_manifest"]
 
-SOURCE_SCHEMA = pa.schema(
-    [
-        ("href", pa.string()),
-        ("item", pa.string()),
-        ("collection", pa.string()),
-        ("asset", pa.string()),
-        ("time", pa.timestamp("us", "UTC")),
-        ("bands", pa.list_(pa.struct([("name", pa.string()), ("sample", pa.int32())]))),
-        ("geometry", pa.binary()),
-        ("size", pa.int64()),
-        ("etag", pa.string()),
-        ("last_modified", pa.timestamp("us", "UTC")),
-        ("crs", pa.dictionary(pa.int32(), pa.string())),
-        ("transform", pa.list_(pa.float64())),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("row", pa.int64()),
-        ("column", pa.int64()),
-        ("dtype", pa.dictionary(pa.int32(), pa.string())),
-        ("byteorder", pa.dictionary(pa.int32(), pa.string())),
-        ("samples", pa.int32()),
-        ("interleave", pa.dictionary(pa.int32(), pa.string())),
-        ("nodata", pa.string()),
-        ("scales", pa.list_(pa.float64())),
-        ("offsets", pa.list_(pa.float64())),
-        ("levels", pa.int32()),
-        ("tiles_row", pa.int64()),
-        ("properties", pa.string()),
-    ]
-)
-"""A row a source; documented column by column in docs/reference/manifest.md."""
-
-TILE_SCHEMA = pa.schema(
-    [
-        ("source", pa.int64()),
-        ("level", pa.int32()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("tile_width", pa.int32()),
-        ("tile_height", pa.int32()),
-        ("compression", pa.int32()),
-        ("predictor", pa.int32()),
-        ("offsets", pa.list_(pa.int64())),
-        ("lengths", pa.list_(pa.int64())),
-    ]
-)
-"""A row a source and level, in the order of the sources."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """A source of the cube: its scan, the bands it gives, its place on the grid."""
-
-    scanned: ScannedSource
-    bands: tuple[tuple[str, int], ...]
-    """(band, sample) pairs."""
-    row: int
-    column: int
+_MOST_SMALL_PARTS = 16
+_MOST_REMOVED = 0.25
+_LATTICE_TOLERANCE_PX = 0.01
+_LOCK = ".lock"
 
 
 def write_manifest(
@@ -96,173 +41,247 @@ def write_manifest(
     bands: Sequence[Band],
     grid: CommonGrid,
     attributes: Mapping[str, Any],
+    built: Mapping[str, Any] | None = None,
+    left_out: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Write a manifest folder, or a new version into an existing one, and return the version.
 
     The old version stays readable; a failure half-way leaves it the current one.
 
+    Args:
+        folder: Path of the manifest.
+        name: Of the cube.
+        members: Its sources.
+        bands: Its bands.
+        grid: Its grid and levels.
+        attributes: Of the dataset.
+        built: What the cube was built from and with, JSON values.
+        left_out: (item or href, why) of what is not part of the cube.
+
     Raises:
         ManifestError: The folder cannot be written, or is something else.
     """
-    path = local_path(folder)
-    if path is None:
-        raise ManifestError(f"{folder} is a URL; build into a local folder and copy it to the store")
+    path = _folder(folder)
     if path.exists() and not _is_ours(path):
         raise ManifestError(f"{path} holds other files and no manifest; choose another name or folder")
-    # Neighbours in band, place and time are read together, so they lie together.
-    ordered = sorted(members, key=lambda each: (each.bands, each.row, each.column, str(each.scanned.source.time)))
-    base = parent(absolute(folder))
-    try:
+    with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        tiles = _write_part(path, "tiles", _tile_table(ordered))
-        sources = _write_part(path, "sources", _source_table(ordered, base, grid.levels[0].crs))
-        snapshot = {
-            "format": FORMAT,
-            "schema": SCHEMA,
-            "name": name,
-            "cube": {
-                "bands": [band.to_json() for band in bands],
-                "levels": [level.to_json() for level in grid.levels],
-                "factors": [list(factors) for factors in grid.factors],
-                "attributes": dict(attributes),
-            },
-            "parts": [{"sources": sources, "tiles": tiles, "rows": len(ordered)}],
-        }
-        text = json.dumps(snapshot, indent=1, sort_keys=True, allow_nan=False)
-        version = hashlib.sha256(text.encode()).hexdigest()[:16]
-        _replace(path / snapshot_name(version), text.encode())
-        _replace(path / POINTER, json.dumps({"format": FORMAT, "schema": SCHEMA, "version": version}).encode())
-    except OSError as error:
-        hint = "give another folder (to=) or cache folder (CUBE_CACHE_DIR)"
-        raise ManifestError(f"the manifest {path} cannot be written: {error}; {hint}") from error
-    return version
+        parts = _write_members(path, members, grid.levels[0])
+        snapshot = _snapshot(name, bands, grid, attributes, parts, built=built or {}, left_out=left_out)
+        return _publish(path, snapshot, based_on=None)
+
+
+def update_manifest(
+    manifest: Manifest,
+    *,
+    add: Sequence[Member],
+    remove: Sequence[int],
+    bands: Sequence[Band],
+    grid: CommonGrid,
+    attributes: Mapping[str, Any],
+    left_out: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Write a new version of a manifest with some sources more and some fewer, and return the version.
+
+    The parts of the old version are shared, not written again, unless they have become many or hold much that is
+    removed. The old version stays readable; a failure half-way leaves it the current one.
+
+    Args:
+        manifest: The current version, on a local disk.
+        add: New sources, placed on the new grid; a source that is replaced is removed and added.
+        remove: Positions of sources in `manifest`.
+        bands: Of the new version.
+        grid: Of the new version, on the pixel lattice of the old one; `rows` and `columns` are not looked at.
+        attributes: Of the new version.
+        left_out: As in `write_manifest`, on top of what the old version left out.
+
+    Raises:
+        ManifestError: The folder cannot be written, the grid lies on another lattice, no source would be left, or
+            someone else has written a version since `manifest` was opened.
+    """
+    path = _folder(manifest.url)
+    outside = [source for source in remove if not 0 <= source < len(manifest)]
+    if outside:
+        raise ManifestError(f"source {outside[0]} was to be removed; {manifest.url} has {len(manifest)}")
+    parts = _placed(manifest, grid.levels[0], manifest.part_rows(remove))
+    with _writing(path):
+        kept = _compact(path, manifest, parts, grid.levels[0])
+        kept += _write_members(path, add, grid.levels[0]) if add else []
+        if not kept:
+            raise ManifestError(f"nothing would be left of {manifest.url}; delete the folder, or build it again")
+        dropped = [*manifest.left_out, *left_out]
+        snapshot = _snapshot(manifest.name, bands, grid, attributes, kept, built=manifest.built, left_out=dropped)
+        return _publish(path, snapshot, based_on=manifest.version)
+
+
+def _folder(url: str) -> Path:
+    path = local_path(url)
+    if path is None:
+        raise ManifestError(f"{url} is a URL; write into a local folder and copy it to the store")
+    return path
 
 
 def _is_ours(path: Path) -> bool:
     """Whether a path is an empty folder or a manifest's, perhaps one that was interrupted before its pointer."""
-    ours = ("manifest.json", "snapshot-", "sources-", "tiles-", ".")
+    ours = (POINTER, "snapshot-", "sources-", "tiles-", ".")
     return path.is_dir() and all(each.name.startswith(ours) for each in path.iterdir())
 
 
-def _source_table(members: Sequence[Member], base: str, crs: str) -> pa.Table:
-    levels = [len(each.scanned.header.levels) for each in members]
-    starts = np.concatenate([[0], np.cumsum(levels)[:-1]]).tolist()
-    footprints = _footprints(members, crs)
-    rows = [
-        _source_row(each, base) | {"crs": crs, "levels": count, "tiles_row": start, "geometry": geometry}
-        for each, count, start, geometry in zip(members, levels, starts, footprints, strict=True)
-    ]
-    geo = {
-        "version": "1.1.0",
-        "primary_column": "geometry",
-        "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Polygon"]}},
-    }
-    schema = SOURCE_SCHEMA.with_metadata({"geo": json.dumps(geo)})
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _source_row(member: Member, base: str) -> dict[str, Any]:
-    scanned, source, header = member.scanned, member.scanned.source, member.scanned.header
-    full = header.levels[0]
-    return {
-        "href": source.href.removeprefix(f"{base}/") if source.href.startswith(f"{base}/") else source.href,
-        "item": source.item,
-        "collection": source.collection,
-        "asset": source.asset,
-        "time": source.time.astype("datetime64[us]").astype(object) if source.time is not None else None,
-        "bands": [{"name": name, "sample": sample} for name, sample in member.bands],
-        "size": scanned.size,
-        "etag": scanned.etag,
-        "last_modified": scanned.last_modified,
-        "transform": list(header.transform)[:6] if header.transform is not None else None,
-        "width": full.width,
-        "height": full.height,
-        "row": member.row,
-        "column": member.column,
-        "dtype": header.dtype.name,
-        "byteorder": header.byteorder,
-        "samples": header.samples,
-        "interleave": header.interleave,
-        "nodata": None if header.nodata is None else repr(header.nodata),
-        "scales": list(header.scales),
-        "offsets": list(header.offsets),
-        "properties": json.dumps(dict(source.properties), default=str),
-    }
-
-
-def _tile_table(members: Sequence[Member]) -> pa.Table:
-    levels = [(i, k, level) for i, each in enumerate(members) for k, level in enumerate(each.scanned.header.levels)]
-    columns: dict[str, Any] = {"source": [i for i, _, _ in levels], "level": [k for _, k, _ in levels]}
-    for name in ("width", "height", "tile_width", "tile_height", "compression", "predictor"):
-        columns[name] = [getattr(level, name) for _, _, level in levels]
-    for name in ("offsets", "lengths"):
-        arrays = [np.ascontiguousarray(getattr(level, name), "int64").ravel() for _, _, level in levels]
-        bounds = np.concatenate([[0], np.cumsum([len(each) for each in arrays])]).astype("int32")
-        columns[name] = pa.ListArray.from_arrays(bounds, np.concatenate(arrays) if arrays else np.empty(0, "int64"))
-    return pa.table(columns, schema=TILE_SCHEMA)
-
-
-@functools.cache
-def _to_lonlat(crs: str) -> Any:
-    from pyproj import Transformer
-
-    return Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
-
-
-def _footprints(members: Sequence[Member], crs: str) -> list[bytes | None]:
-    """Return each source's outline in longitude and latitude as WKB; None where the CRS has no place on Earth."""
-    import shapely
-    from pyproj.exceptions import ProjError
-
-    step = np.linspace(0, 1, _EDGE_POINTS)[:-1]
-    zeros, ones = np.zeros_like(step), np.ones_like(step)
-    u = np.concatenate([step, ones, 1 - step, zeros])
-    v = np.concatenate([zeros, step, ones, 1 - step])
-    affine = np.array([list(each.scanned.header.transform or (1, 0, 0, 0, 1, 0))[:6] for each in members])
-    width = np.array([each.scanned.header.levels[0].width for each in members])[:, None] * u
-    height = np.array([each.scanned.header.levels[0].height for each in members])[:, None] * v
-    a, b, c, d, e, f = (affine[:, i, None] for i in range(6))
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        lon, lat = _to_lonlat(crs).transform(a * width + b * height + c, d * width + e * height + f)
-    except ProjError:
-        return [None] * len(members)
-    finite = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
-    rings = np.stack([np.where(finite[:, None], lon, 0), np.where(finite[:, None], lat, 0)], axis=-1)
-    wkb = shapely.to_wkb(shapely.polygons(rings))
-    return [bytes(each) if known else None for each, known in zip(wkb, finite, strict=True)]
+        yield
+    except OSError as error:
+        hint = "give another folder (to=) or cache folder (CUBE_CACHE_DIR)"
+        raise ManifestError(f"the manifest {path} cannot be written: {error}; {hint}") from error
 
 
-def _write_part(folder: Path, kind: str, table: pa.Table) -> str:
-    sink = pa.BufferOutputStream()
-    lists = kind == "tiles"
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        row_group_size=_ROWS_A_GROUP,
-        use_dictionary=[] if lists else True,
-        column_encoding={"offsets.list.element": "DELTA_BINARY_PACKED", "lengths.list.element": "DELTA_BINARY_PACKED"}
-        if lists
-        else None,
+def _write_members(path: Path, members: Sequence[Member], grid: Grid) -> list[Part]:
+    sources = source_table(members, parent(absolute(str(path))), grid.crs)
+    order = reading_order(sources, grid)
+    ordered = [members[i] for i in order.tolist()]
+    counts = [sum(image.offsets.size for _, image, _ in each.images if image is not None) for each in ordered]
+    rows = Rows(
+        sources=sources.take(pa.array(order)),
+        tiles=lambda start, stop: tile_table(ordered[start:stop]),
+        counts=np.array(counts, "int64"),
     )
-    data = sink.getvalue()
-    name = f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
-    if not (folder / name).exists():
-        _replace(folder / name, data)
-    return name
+    return write_parts(path, rows)
 
 
-def _replace(path: Path, data: Any) -> None:
-    """Write a file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+# Changes.
+
+
+def _placed(manifest: Manifest, grid: Grid, removed: Mapping[int, Sequence[int]]) -> list[Part]:
+    """Return the parts of a manifest as a new grid sees them, without the rows that go."""
+    x, y = np.array([manifest.grid.transform[2]]), np.array([manifest.grid.transform[5]])
+    columns, rows = grid.to_pixels(x, y)
+    column, row = round(float(columns[0])), round(float(rows[0]))
+    apart = max(abs(float(columns[0]) - column), abs(float(rows[0]) - row))
+    if manifest.grid.crs != grid.crs or apart > _LATTICE_TOLERANCE_PX:
+        raise ManifestError(f"the new grid of {manifest.url} does not lie on the pixel lattice of the old one")
+    return [
+        replace(
+            part,
+            row_offset=part.row_offset + row,
+            column_offset=part.column_offset + column,
+            removed=tuple(sorted({*part.removed, *removed.get(i, ())})),
+        )
+        for i, part in enumerate(manifest.parts)
+    ]
+
+
+def _compact(path: Path, manifest: Manifest, parts: Sequence[Part], grid: Grid) -> list[Part]:
+    """Return the parts, those that became too many or too empty (or that are of an older schema) written anew."""
+    left = [part.rows - len(part.removed) for part in parts]
+    small = [i for i, rows in enumerate(left) if 0 < rows < SOURCES_A_PART // 2]
+    again = {i for i, part in enumerate(parts) if left[i] and len(part.removed) > _MOST_REMOVED * part.rows}
+    again |= set(small if len(small) > _MOST_SMALL_PARTS else ())
+    again |= {i for i, rows in enumerate(left) if rows and manifest.schema != SCHEMA}
+    kept = [part for i, part in enumerate(parts) if left[i] and i not in again]
+    chosen = sorted(again)
+    for start, stop in split_rows(np.array([left[i] for i in chosen], "int64"), len(chosen), SOURCES_A_PART):
+        kept += write_parts(path, _stored(manifest, {i: parts[i] for i in chosen[start:stop]}, grid))
+    return kept
+
+
+def _stored(manifest: Manifest, parts: Mapping[int, Part], grid: Grid) -> Rows:
+    """Return the rows of some parts, joined."""
+    sources, tiles, first = [], [], 0
+    for i, part in parts.items():
+        found, images = manifest.part_sources(i, part), manifest.part_tiles(i)
+        sources.append(with_column(found, "tiles_row", integers(found["tiles_row"]) + first))
+        tiles.append(images)
+        first += len(images)
+    joined = pa.concat_tables(sources).unify_dictionaries()
+    joined = joined.take(pa.array(reading_order(joined, grid)))
+    images = pa.concat_tables(tiles)
+    starts, counts = integers(joined["tiles_row"]), images_of(joined)
+    sizes = integers(pc.list_value_length(images["offsets"])).astype("int64")
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+
+    def tiles_of(start: int, stop: int) -> pa.Table:
+        count = counts[start:stop]
+        steps = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        return images.take(pa.array(np.repeat(starts[start:stop], count) + steps)).cast(TILE_SCHEMA)
+
+    return Rows(sources=joined.cast(SOURCE_SCHEMA), tiles=tiles_of, counts=ends[starts + counts] - ends[starts])
+
+
+# Versions.
+
+
+def _snapshot(
+    name: str,
+    bands: Sequence[Band],
+    grid: CommonGrid,
+    attributes: Mapping[str, Any],
+    parts: Sequence[Part],
+    *,
+    built: Mapping[str, Any],
+    left_out: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "name": name,
+        "cube": {
+            "bands": [band.to_json() for band in bands],
+            "levels": [level.to_json() for level in grid.levels],
+            "factors": [list(factors) for factors in grid.factors],
+            "attributes": dict(attributes),
+            "built": dict(built),
+            "left_out": [list(each) for each in left_out],
+        },
+        "parts": [part.to_json() for part in parts],
+    }
+
+
+def _publish(path: Path, snapshot: Mapping[str, Any], *, based_on: str | None) -> str:
+    """Write a snapshot whose parts are there, make it the current version, and return the version.
+
+    Raises:
+        ManifestError: The current version is not `based_on` any more.
+    """
+    text = json.dumps(snapshot, indent=1, sort_keys=True, allow_nan=False).encode()
+    version = hashlib.sha256(text).hexdigest()[:16]
+    replace_file(path / snapshot_name(version), text)
+    pointer = json.dumps({"format": FORMAT, "schema": SCHEMA, "version": version}).encode()
+    with _locked(path):
+        current = _current(path) if based_on is not None else None
+        if current != based_on:
+            raise ManifestError(
+                f"{path} was changed by someone else while this change was prepared: it was version {based_on} and is "
+                f"{current or 'gone'} now; nothing was changed, do it again"
+            )
+        replace_file(path / POINTER, pointer)
+    return version
+
+
+def _current(path: Path) -> str | None:
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        found: str = json.loads((path / POINTER).read_bytes())["version"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder against other writers; the system lets go of it when a process dies, however it does."""
+    with (path / _LOCK).open("ab") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            try:
+                yield
+            finally:
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

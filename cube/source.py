@@ -45,3 +45,22 @@ class Source:
     """One a sample, in file order; empty where only the header can say."""
     properties: Mapping[str, Any] = field(default_factory=dict)
     """STAC item properties (JSON values)."""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    """What the catalogue says of this file that its header can be checked against: bbox, proj:*, data types."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceBand:
+    """One band of the cube as one source gives it, and its effective encoding: by the file, the catalogue or a rule."""
+
+    name: str
+    """Of the cube's band."""
+    sample: int
+    """Position in the file."""
+    time: np.datetime64 | None = None
+    """Where bands of one file are dates (UTC, microseconds); None is the source's own time."""
+    nodata: float | None = None
+    """The stored number that means "no data"; an int for integers, NaN possible."""
+    scale: float = 1.0
+    offset: float = 0.0
+    """Physical value = stored number * scale + offset."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -19,8 +19,6 @@ class Band:
     """The stored number that means "no data"; NaN possible; None where every number is a value."""
     hole: float = 0
     """What a pixel holds where no source covers it; equal to `nodata` where there is one."""
-    sparse: float = 0
-    """What a tile holds that its file leaves out: GDAL's rule, the file's own nodata, else 0."""
     scale: float = 1.0
     offset: float = 0.0
     """Physical value = stored number * scale + offset."""
@@ -29,6 +27,8 @@ class Band:
     aliases: tuple[str, ...] = ()
     classes: tuple[tuple[int, str], ...] = ()
     """(value, meaning) of a categorical band."""
+    colormap: tuple[tuple[int, int, int, int, int], ...] = ()
+    """(value, red, green, blue, alpha), 0-255, of a palette."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the band as JSON values; NaN and infinities as strings, since JSON has none."""
@@ -37,12 +37,14 @@ class Band:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Band:
         """Return the band that `to_json` wrote."""
-        values = dict(data)
-        for key in ("nodata", "hole", "sparse"):
+        known = {each.name for each in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}  # schema 1 had one more
+        for key in ("nodata", "hole"):
             if isinstance(values.get(key), str):
                 values[key] = float(values[key])
         values["aliases"] = tuple(values.get("aliases", ()))
         values["classes"] = tuple((int(value), str(meaning)) for value, meaning in values.get("classes", ()))
+        values["colormap"] = tuple(tuple(int(part) for part in entry) for entry in values.get("colormap", ()))
         return cls(**values)
 
 

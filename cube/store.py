@@ -15,9 +15,9 @@ import numpy as np
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from cube.conventions import gdal_crs
+from cube.conventions import Y_CENTRE, gdal_crs
 from cube.engine.blocks import tile_shape
-from cube.grid import Window
+from cube.grid import Grid, Window
 from cube.io import loop
 from cube.manifest import Manifest, open_manifest
 from cube.reader import read
@@ -26,6 +26,7 @@ from cube.zarr_metadata import (
     ZarrArray,
     ZarrFormat,
     band_array,
+    centre_arrays,
     coordinate_arrays,
     encode_chunk,
     render_v2,
@@ -64,16 +65,18 @@ class CubeStore:
         self.level = level
         self.version = manifest.version
         grid = manifest.grid_at(level)
-        asked = chunks or tuple(max(1, round(_CHUNK_EDGE / edge)) * edge for edge in tile_shape(manifest, level))
+        asked = chunks or _chunk_shape(*tile_shape(manifest, level))
         self.chunks = min(asked[0], grid.height), min(asked[1], grid.width)
         self._spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
         crs = gdal_crs(grid.crs)
         self._bands = {
             band.name: replace(band_array(manifest, band, level, self.chunks), crs=crs) for band in manifest.bands
         }
+        self._centres = {array.name: array for array in centre_arrays(manifest, level, self.chunks)}
+        self._chunked = self._bands | self._centres
         coordinates = coordinate_arrays(manifest, level)
         attributes = root_attributes(manifest)
-        arrays = [array for array, _ in coordinates] + list(self._bands.values())
+        arrays = [array for array, _ in coordinates] + list(self._chunked.values())
         self._documents: dict[int, dict[str, bytes]] = {
             2: render_v2(attributes, arrays),
             3: render_v3(attributes, arrays),
@@ -108,7 +111,7 @@ class CubeStore:
         if found is not None:
             return found
         name, _, tail = key.partition("/")
-        array = self._bands.get(name)
+        array = self._chunked.get(name)
         if array is None:
             return None
         if zarr_format == 3 and not tail.startswith("c/"):
@@ -139,7 +142,7 @@ class CubeStore:
         return await loop.bridge(self._read_chunk(chunk))
 
     async def _read_chunk(self, chunk: Chunk) -> bytes:
-        array = self._bands[chunk.band]
+        array = self._chunked[chunk.band]
         *time, row, column = chunk.position
         (height, width), (rows, columns) = array.shape[-2:], self.chunks
         window = Window(
@@ -148,16 +151,20 @@ class CubeStore:
             left=column * columns,
             right=min((column + 1) * columns, width),
         )
-        block = await read(self._spec, (chunk.band,), tuple(time) or (0,), window)
         # Not on the event loop, which all other reads share.
         running = asyncio.get_running_loop()
-        return await running.run_in_executor(loop.decode_pool(), _encode, block[chunk.band], self.chunks, array)
+        if chunk.band in self._centres:
+            grid, axis = self.manifest.grid_at(self.level), int(chunk.band == Y_CENTRE)
+            block = await running.run_in_executor(loop.decode_pool(), _centres, grid, window, axis)
+        else:
+            block = (await read(self._spec, (chunk.band,), tuple(time) or (0,), window))[chunk.band]
+        return await running.run_in_executor(loop.decode_pool(), _encode, block, self.chunks, array)
 
     def list_keys(self, zarr_format: ZarrFormat) -> Iterator[str]:
         """Iterate over all keys: documents, coordinates, then the chunks of each band."""
         yield from self._documents[zarr_format]
         yield from self._coordinates[zarr_format]
-        for array in self._bands.values():
+        for array in self._chunked.values():
             for index in itertools.product(*map(range, array.counts)):
                 yield _key(array.name, index, zarr_format)
 
@@ -167,10 +174,21 @@ class CubeStore:
         keys = itertools.chain(self._documents[zarr_format], self._coordinates[zarr_format])
         names = {key.removeprefix(start).partition("/")[0] for key in keys if key.startswith(start)}
         name, *deeper = folder.split("/")
-        array = self._bands.get(name)
+        array = self._chunked.get(name)
         if array is not None:
             names |= set(_children(array, deeper, zarr_format))
         return sorted(names)
+
+
+def _chunk_shape(height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of whole tiles near the wanted edge; of long strips, as many as make the same area."""
+    columns = max(1, round(_CHUNK_EDGE / width)) * width
+    return max(1, round(_CHUNK_EDGE**2 / columns / height)) * height, columns
+
+
+def _centres(grid: Grid, window: Window, axis: int) -> np.ndarray:
+    rows, columns = np.arange(window.top, window.bottom)[:, None], np.arange(window.left, window.right)
+    return grid.centres(rows, columns)[axis][None]
 
 
 def _encode(block: np.ndarray, chunks: tuple[int, int], array: ZarrArray) -> bytes:

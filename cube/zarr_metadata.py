@@ -76,7 +76,8 @@ def band_array(manifest: Manifest, band: Band, level: int, chunks: tuple[int, in
     grid, times = manifest.grid_at(level), manifest.times
     attributes = conventions.band_attributes(band)
     # Beside "grid_mapping", as that alone does not make spatial_ref a coordinate after a plain open.
-    attributes["coordinates"] = conventions.SPATIAL_REF
+    centres = (conventions.X_CENTRE, conventions.Y_CENTRE) if grid.is_rotated else ()
+    attributes["coordinates"] = " ".join((conventions.SPATIAL_REF, *centres))
     timeless = times is None
     return ZarrArray(
         name=band.name,
@@ -92,14 +93,14 @@ def band_array(manifest: Manifest, band: Band, level: int, chunks: tuple[int, in
 
 
 def coordinate_arrays(manifest: Manifest, level: int) -> list[tuple[ZarrArray, np.ndarray]]:
-    """Return the coordinates of a level and their values: each is one chunk."""
+    """Return the coordinates of a level and their values: each is one chunk; those by pixel are `centre_arrays`."""
     grid = manifest.grid_at(level)
     of_y, of_x = conventions.axis_attributes(grid)
-    found = [
-        (("y",), "y", grid.ys, of_y),
-        (("x",), "x", grid.xs, of_x),
-        ((), conventions.SPATIAL_REF, np.array(0, "int64"), conventions.crs_attributes(grid)),
+    found: list[tuple[tuple[str, ...], str, np.ndarray, dict[str, Any]]] = [
+        ((), conventions.SPATIAL_REF, np.array(0, "int64"), conventions.crs_attributes(grid))
     ]
+    if not grid.is_rotated:
+        found = [(("y",), "y", grid.ys, of_y), (("x",), "x", grid.xs, of_x), *found]
     if manifest.times is not None:
         found.insert(0, (("time",), "time", *conventions.encode_times(manifest.times)))
     return [
@@ -116,6 +117,26 @@ def coordinate_arrays(manifest: Manifest, level: int) -> list[tuple[ZarrArray, n
             values,
         )
         for dims, name, values, attributes in found
+    ]
+
+
+def centre_arrays(manifest: Manifest, level: int, chunks: tuple[int, int]) -> list[ZarrArray]:
+    """Return xc and yc of a rotated grid, in chunks of (rows, columns); none of any other."""
+    grid = manifest.grid_at(level)
+    if not grid.is_rotated:
+        return []
+    of_y, of_x = conventions.axis_attributes(grid)
+    return [
+        ZarrArray(
+            name=name,
+            dims=("y", "x"),
+            shape=grid.shape,
+            chunks=chunks,
+            dtype=np.dtype("float64"),
+            attributes={key: value for key, value in attributes.items() if key != "axis"},
+            compressor=BLOSC,
+        )
+        for name, attributes in ((conventions.X_CENTRE, of_x), (conventions.Y_CENTRE, of_y))
     ]
 
 
@@ -195,8 +216,10 @@ def _array_v2(array: ZarrArray) -> dict[str, Any]:
     }
 
 
-def _number(value: float, dtype: np.dtype) -> int | float | str:
-    """Return a fill value as both versions write it: JSON has no NaN and no infinities."""
+def _number(value: float, dtype: np.dtype) -> Any:
+    """Return a fill value as both versions write it: JSON has no NaN, no infinities and no complex numbers."""
+    if dtype.kind == "c":
+        return [_number(part, np.dtype("f8")) for part in (complex(value).real, complex(value).imag)]
     if dtype.kind != "f":
         return int(value)
     if math.isfinite(value):

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Coroutine
+from typing import Any
 
 from cube.io import loop
-from cube.io.ranges import read_head, read_range
+from cube.io.ranges import Buffer, ObjectVersion, read_head, read_range
 
 
 class RangeFile(io.RawIOBase):
     """A read-only file over range requests, on the process's I/O loop and budget; blocks, so never use it on the loop.
+
+    Args:
+        href: What errors and traces call the object.
+        signed: The URL to fetch where it is not `href` itself.
+        version: What the object must still be, which also saves the request for its size; not asked where None.
 
     Raises:
         SourceNotFoundError: There is no such object.
         ReadError: The store refuses or fails, now or at a later read.
     """
 
-    def __init__(self, href: str) -> None:
+    def __init__(self, href: str, *, signed: str | None = None, version: ObjectVersion | None = None) -> None:
         super().__init__()
-        self._href = href
-        self._size = loop.run(read_head(href, 1)).size
+        self._href, self._signed, self._version = href, signed, version
+        self._size = version.size if version is not None else loop.run(read_head(href, 1, signed=signed)).size
         self._position = 0
 
     def readable(self) -> bool:
@@ -45,6 +52,9 @@ class RangeFile(io.RawIOBase):
         stop = self._size if size < 0 else min(self._size, self._position + size)
         if stop <= self._position:
             return b""
-        data = bytes(loop.run(read_range(self._href, self._position, stop)))
+        data = bytes(loop.run(self._range(self._position, stop)))
         self._position = stop
         return data
+
+    def _range(self, start: int, stop: int) -> Coroutine[Any, Any, Buffer]:
+        return read_range(self._href, start, stop, signed=self._signed, version=self._version)

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import ObjectStore
 
-from cube.errors import ReadError, SourceNotFoundError
+from cube.errors import ReadError, SourceChangedError, SourceNotFoundError
 from cube.io import loop, trace
 from cube.io.stores import locate, redact
 from cube.settings import get_settings
@@ -48,6 +49,31 @@ class Head:
     size: int
     etag: str | None
     last_modified: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectVersion:
+    """What a store said of an object when it was first read, by which a change is noticed."""
+
+    size: int
+    etag: str | None
+    """Without quotes; None where the store gives none."""
+    last_modified: datetime | None
+
+    @property
+    def precondition(self) -> str | None:
+        """The value of If-Match: None where there is no ETag, or a weak one, which never matches (RFC 9110, 13.1.1)."""
+        return None if self.etag is None or self.etag.startswith("W/") else f'"{self.etag}"'
+
+    def change(self, *, size: int, etag: str | None, last_modified: datetime | None) -> str | None:
+        """Return in words how what the store says now differs from this; None where it is the same object."""
+        if size != self.size:
+            return f"it had {self.size} bytes and has {size}"
+        if self.etag is not None and etag is not None:
+            return None if etag == self.etag else f"its ETag was {self.etag} and is {etag}"
+        if self.last_modified is not None and last_modified is not None and last_modified != self.last_modified:
+            return f"it was modified {self.last_modified} and then {last_modified}"
+        return None
 
 
 def plan_requests(
@@ -130,7 +156,9 @@ def byte_budget() -> Budget:
     return loop.loop_state("bytes", lambda: Budget(get_settings().bytes_in_flight))  # type: ignore[no-any-return]
 
 
-async def read_range(href: str, start: int, stop: int, *, signed: str | None = None) -> Buffer:
+async def read_range(
+    href: str, start: int, stop: int, *, signed: str | None = None, version: ObjectVersion | None = None
+) -> Buffer:
     """Return the bytes start:stop of an object; runs on the I/O loop.
 
     Args:
@@ -138,20 +166,44 @@ async def read_range(href: str, start: int, stop: int, *, signed: str | None = N
         start: First byte.
         stop: One past the last byte.
         signed: The URL to fetch where it is not `href` itself (a signed one); it appears nowhere else.
+        version: What the object must still be; not asked where None.
 
     Raises:
         SourceNotFoundError: There is no such object.
+        SourceChangedError: It is no longer the version that was asked for.
         ReadError: It could not be read, or is shorter than `stop`.
     """
     store, path = _locate(href, signed)
 
     async def once() -> Buffer:
-        data = memoryview(await obstore.get_range_async(store, path, start=start, end=stop))
+        if version is None:
+            data = memoryview(await obstore.get_range_async(store, path, start=start, end=stop))
+        else:
+            data = await _get_version(store, path, href, start, stop, version)
         if len(data) != stop - start:
             raise _TruncatedError(f"asked for bytes {start}-{stop - 1}, got {len(data)}")
         return data
 
     return await _attempts(href, start, stop, once)
+
+
+async def _get_version(
+    store: ObjectStore, path: str, href: str, start: int, stop: int, version: ObjectVersion
+) -> Buffer:
+    options: Any = {"range": (start, stop)}
+    if version.precondition is not None:
+        options["if_match"] = version.precondition
+    result = await obstore.get_async(store, path, options=options)
+    meta = result.meta
+    # Servers may ignore If-Match, and have no ETag at all: the answer itself says what it is of.
+    change = version.change(size=meta["size"], etag=_bare(meta["e_tag"]), last_modified=meta["last_modified"])
+    if change is not None:
+        raise SourceChangedError(href, change)
+    return memoryview(await result.bytes_async())
+
+
+def _bare(etag: str | None) -> str | None:
+    return etag.strip('"') if etag else None
 
 
 async def read_head(href: str, nbytes: int, *, signed: str | None = None) -> Head:
@@ -169,10 +221,7 @@ async def read_head(href: str, nbytes: int, *, signed: str | None = None) -> Hea
         meta = result.meta
         if len(data) != min(nbytes, meta["size"]):
             raise _TruncatedError(f"asked for {nbytes} bytes of {meta['size']}, got {len(data)}")
-        etag = meta["e_tag"]
-        return Head(
-            data=data, size=meta["size"], etag=etag.strip('"') if etag else None, last_modified=meta["last_modified"]
-        )
+        return Head(data=data, size=meta["size"], etag=_bare(meta["e_tag"]), last_modified=meta["last_modified"])
 
     return await _attempts(href, 0, nbytes, once)
 
@@ -252,7 +301,9 @@ def _read_error(href: str, start: int, stop: int, error: Exception, attempts: in
     status = _status(error)
     if status in (401, 403) or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return ReadError(href, f"access denied ({status or 403}): credentials are missing, expired or not enough")
-    if status in (409, 412):
+    if status == 412 or isinstance(error, PreconditionError):
+        return SourceChangedError(href, "its ETag is another one than when it was scanned (412)")
+    if status == 409:
         return ReadError(href, f"the object changed while it was read ({status})")
     if status == 416 or "Requested range was invalid" in str(error):
         return ReadError(href, f"ends before byte {start}: it is empty, or was cut off after it was scanned")

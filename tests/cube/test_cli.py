@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,99 @@ def test_info_takes_files_too(run: Runner, archive: Archive) -> None:
     assert "uint16, nodata 0" in run.well("info", archive.path(DATES[0], "red"))
 
 
+def test_info_as_python_is_the_call(run: Runner, here: Path) -> None:
+    said = run.well("info", "s2", "--as-python")
+    namespace: dict[str, Any] = {}
+    exec(compile(said, "printed", "exec"), namespace)
+    assert namespace["ds"].equals(cube.open_cube("s2"))
+
+
+# append, refresh, check
+
+
+@pytest.fixture
+def mine(archive: Archive, tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with copies of red on two dates, built as the cube mine, and of a third one."""
+    monkeypatch.chdir(tmp_path)
+    for date in DATES:
+        shutil.copy(archive.path(date, "red"), tmp_path)
+    run.well("build", "T33UVP_202404*.tif", "--name", "mine")
+    return tmp_path
+
+
+def test_append_adds_what_is_not_there(run: Runner, mine: Path, archive: Archive) -> None:
+    said = run.well("append", "mine", "*.tif")
+    assert re.fullmatch(r"mine: 1 added, 2 there already; 3 sources, version \w+\n", said)
+    np.testing.assert_array_equal(
+        cube.open_cube("mine", mask_and_scale=False).red[2], archive.expected(DATES[2], "red")
+    )
+    facts = json.loads(run.well("append", "mine", *mine.glob("*.tif"), "--json"))
+    assert (facts["added"], facts["known"], facts["left_out"]) == (0, 3, [])
+
+
+def test_check_refresh_and_check_again(run: Runner, mine: Path, archive: Archive) -> None:
+    assert run.well("check", "mine") == "2 sources: all is well\n"
+    path = mine / "T33UVP_20240409_red.tif"
+    shutil.copy(archive.path(DATES[2], "red"), path)
+    ran = run("check", "mine")
+    assert (ran.code, ran.err) == (1, "")
+    assert ran.out.startswith(f"changed: {path.as_posix()}\n  expected an object of ")
+    assert ran.out.endswith("\n2 sources: 1 changed\n")
+    ran = run("check", "mine", "--no-pixels", "--json")
+    assert (ran.code, json.loads(ran.out)["ok"]) == (1, False)
+    assert run.well("refresh", "mine").startswith("mine: 1 refreshed; 2 sources, version ")
+    assert run.well("check", "mine") == "2 sources: all is well\n"
+    assert json.loads(run.well("refresh", "mine", "--all", "--json"))["refreshed"] == 2
+    path.unlink()
+    ran = run("refresh", "mine")
+    assert ran.code == 1
+    assert f"--drop-vanished):\n  {path.as_posix()}\n" in ran.err
+    assert "1 dropped" in run.well("refresh", "mine", "--drop-vanished")
+
+
+def test_the_options_of_build_go_through(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cube.testing import write_cog
+
+    monkeypatch.chdir(tmp_path)
+    values = np.arange(2 * 64 * 64, dtype="uint16").reshape(2, 64, 64)
+    write_cog(tmp_path / "years.tif", values, crs=None, descriptions=["2001", "2002"], blocksize=128)
+    (tmp_path / "broken.tif").touch()
+    refused = run("build", "*.tif", "--name", "mine")
+    assert refused.code == 1
+    assert "broken.tif" in refused.err
+    more = ("--bands-as", "time:%Y", "--crs", "EPSG:32633", "--no-harmonize", "--skip-unreadable")
+    said = run.well("build", "*.tif", "--name", "mine", *more)
+    assert "2 dates, 2001-01-01 to 2002-01-01" in said
+    assert re.search(r"left out +\S*broken.tif: ", said)
+    ds = cube.open_cube("mine")
+    assert ds.sizes["time"] == 2
+    assert "UTM zone 33N" in ds.spatial_ref.attrs["crs_wkt"]
+    built = cube.open_manifest("mine.cube").built
+    assert (built["harmonize"], built["fail_on_error"], built["bands_as"]) == (False, False, "time:%Y")
+    write_cog(tmp_path / "series" / "a_20240101.tif", values[0], blocksize=128)
+    write_cog(tmp_path / "series" / "a_20240102.tif", values[1], blocksize=128, nodata=9)
+    ran = run("build", "series", "--name", "layers", "--no-time")
+    assert "two overlapping sources" in ran.err  # the same band at no time
+
+
+# explain
+
+
+def test_explain_counts_what_a_read_costs(run: Runner, here: Path, archive: Archive) -> None:
+    part = ("--bands", "red,B08", "--bbox", "13.636,48.74,13.64,48.7415", "--time", "2024-04-24", "--level", "0")
+    said = run.well("explain", "s2", *part)
+    assert said.startswith("1 reads of 2 sources: ")
+    listed = run.well("explain", "s2", *part, "--sources")
+    assert listed.startswith(said)
+    assert len(listed.splitlines()) == len(said.splitlines()) + 2
+    assert f"{archive.path(DATES[1], 'nir').as_posix()}: " in listed
+    facts = json.loads(run.well("explain", "s2", *part, "--json", "--sources"))
+    assert sum(each["bytes"] for each in facts["sources"]) == facts["bytes"]
+    chunked = json.loads(run.well("explain", "s2", "--chunks", "time=1, y=64,x=64", "--json"))
+    assert (chunked["blocks"], chunked["sources"]) == (3 * 2 * 2, 15)
+    assert json.loads(run.well("explain", "s2", "--chunks", "auto", "--json"))["blocks"] >= 1
+
+
 # compute
 
 
@@ -371,6 +465,19 @@ def test_serve_ends_with_ctrl_c(served: tuple[subprocess.Popen[str], str]) -> No
         ("compute s2 ndvi -o x.tif --cluster many", "cluster 'many' is neither 'local' nor an address"),
         ("compute s2 ndvi -o nope.txt/x.tif", "nope.txt/x.tif cannot be written"),
         ("export s2 --kerchunk x.txt", "x.txt: give a name that ends with .json or .parq"),
+        ("append nope *.tif", "no cube of that name (catalog.yaml here has s2)"),
+        (
+            "append nope.txt *.tif",
+            "nope.txt is no cube; give a name in catalog.yaml, or a manifest (NAME.cube) by path",
+        ),
+        ("append s2 nope", "nope: there is no such file or folder"),
+        ("refresh nope", "no cube of that name (catalog.yaml here has s2)"),
+        ("check nope.cube", "holds no manifest"),
+        ("explain s2 --chunks many", "--chunks 'many': give auto, or lengths as time=1,y=512,x=512"),
+        ("explain s2 --chunks z=1", "the cube's dimensions are time, y, x"),
+        ("explain s2 --level 9", "level 9 was asked for; 's2' has levels 0 to"),
+        ("explain s2 --time 2023", "'s2' has no date then"),
+        ("build nope --name mine --crs nonsense", "nope: there is no such file or folder"),
         ("serve nope.yaml", "nope.yaml cannot be read"),
         ("serve nope.txt", "nope.txt is not a catalogue"),
     ],
@@ -418,7 +525,8 @@ def test_an_entry_of_another_driver_is_told_from_a_cube(run: Runner, archive: Ar
 def test_every_command_is_listed(run: Runner) -> None:
     said = run.well("--help")
     assert {line.split()[0] for line in said.partition("Commands:\n")[2].splitlines()} == set(COMMANDS)
-    assert set(COMMANDS) == {"build", "info", "compute", "export", "serve", "demo", "doctor"}
+    made = {"build", "append", "refresh", "check"}
+    assert set(COMMANDS) == made | {"info", "explain", "compute", "export", "serve", "demo", "doctor"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

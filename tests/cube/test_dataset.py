@@ -359,6 +359,28 @@ def test_resampling_is_refused_by_name(manifest, argument):
     open_cube(manifest, **{argument: None})
 
 
+def test_a_crs_is_that_of_files_that_name_none_and_of_the_cube(manifest, tmp_path):
+    path = write_cog(tmp_path / "a.tif", unique_values((64, 64), "uint16"), crs=None, blocksize=128)
+    with pytest.raises(BuildError, match="has no coordinate reference system"):
+        open_cube(path)
+    ds = open_cube(path, crs="EPSG:32633")
+    assert "UTM zone 33N" in ds.spatial_ref.attrs["crs_wkt"]
+    open_cube(manifest, crs="EPSG:32633")
+    with pytest.raises(SelectionError, match=r"^crs: a cube opens on its own grid"):
+        open_cube(manifest, crs="EPSG:3857")
+
+
+def test_the_arguments_of_build_go_through(tmp_path):
+    values = unique_values((2, 64, 64), "uint16")
+    write_cog(tmp_path / "f" / "a.tif", values, descriptions=["2001", "2002"], blocksize=128)
+    (tmp_path / "f" / "broken.tif").touch()
+    ds = open_cube(tmp_path / "f", bands_as="time:%Y", fail_on_error=False, harmonize=False, mask_and_scale=False)
+    (name,) = ds.data_vars
+    np.testing.assert_array_equal(ds[name], values)
+    assert ds.cube.manifest.built["harmonize"] is False
+    assert [what.endswith("broken.tif") for what, _ in ds.cube.left_out] == [True]
+
+
 def test_an_unknown_argument_is_a_type_error(manifest):
     with pytest.raises(TypeError, match="unexpected arguments: resolutoin"):
         open_cube(manifest, resolutoin=10)

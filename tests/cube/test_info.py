@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 
 import cube
@@ -15,7 +17,10 @@ from cube.errors import CubeError, SelectionError
 from cube.info import describe, describe_in_words, readable_bytes, write_preview
 from cube.io.trace import trace
 from cube.manifest import Manifest
+from cube.spelled import as_python
 from cube.testing import Archive, write_archive, write_cog
+from cube.testing.archive import unique_values
+from cube.update import append
 
 DATES = ("2024-04-09", "2024-05-09")
 SIZE = 256
@@ -167,3 +172,109 @@ class TestPreview:
         (tmp_path / "file").touch()
         with pytest.raises(CubeError, match=r"file.dem\.png cannot be written"):
             write_preview(elevation, tmp_path / "file" / "dem.png")
+
+
+class TestAsPython:
+    """The printed code is run: what it opens is what the cube opens as."""
+
+    def assert_same(self, manifest: Manifest) -> str:
+        text = as_python(manifest)
+        namespace: dict[str, Any] = {}
+        exec(compile(text, "printed", "exec"), namespace)
+        ours, theirs = cube.open_cube(manifest), namespace["ds"]
+        xr.testing.assert_identical(ours.load(), theirs.load())
+        made, own = ({band.name: band.to_json() for band in each.bands} for each in (namespace["manifest"], manifest))
+        assert made == own
+        return text
+
+    def test_items(self, manifest: Manifest, archive: Archive) -> None:
+        text = self.assert_same(manifest)
+        assert f"    {archive.items.as_posix()!r},\n    name='s2',\n    bands=None,\n    pattern=None,\n" in text
+        assert "    time=True,\n    crs=None,\n    harmonize=True,\n    fail_on_error=True,\n" in text
+        assert "    attributes={'license': 'CC0-1.0'},\n" in text
+        assert "# archive: 2 items, 2 dates\n" in text
+        assert "# 256 rows x 256 columns of 10 x 10, upper left corner 399960, 5400000, EPSG:32633\n" in text
+        assert "# red: uint16, nodata 0, x 0.0001 -0.1, also called B04, 2 sources\n" in text
+        assert "    time=('2024-04-09T10:10:31.000000', '2024-05-09T10:10:31.000000'),\n" in text
+
+    def test_a_folder_spells_the_pattern_that_its_names_follow(self, archive: Archive, tmp_path: Path) -> None:
+        built = cube.build(archive.root, bands=["nir", "red"], to=tmp_path / "s2.cube")
+        text = self.assert_same(built)
+        assert "    pattern='T33UVP_{time:%Y%m%d}_{band}.tif',\n" in text
+        assert "    bands=['nir', 'red'],\n" in text
+
+    def test_a_layer(self, elevation: Manifest) -> None:
+        assert "    time=None,\n" in self.assert_same(elevation)
+
+    def test_every_option(self, tmp_path: Path) -> None:
+        options = {"descriptions": ["y2001", "y2002"], "blocksize": 128, "crs": None}
+        for i in range(2):
+            where = Affine(10, 0, 399960 + i * 1280, 0, -10, 5400000)
+            values = unique_values((2, 64, 64), "uint16", i)
+            write_cog(tmp_path / "f" / f"cover_{i}.tif", values, transform=where, **options)
+        (tmp_path / "f" / "cover_9.tif").write_bytes(b"nothing of the kind")
+        built = cube.build(
+            tmp_path / "f",
+            to=tmp_path / "s.cube",
+            bands_as="time:%Y",
+            crs="EPSG:32633",
+            harmonize=False,
+            fail_on_error=False,
+            fill_value=65535,
+        )
+        text = self.assert_same(built)
+        assert "    bands_as='time:%Y',\n    time=True,\n    crs='EPSG:32633',\n    harmonize=False,\n" in text
+        assert "    fail_on_error=False,\n    fill_value=65535,\n" in text
+        assert "# left out: " in text
+
+    def test_no_time_and_numbers_that_are_none(self, tmp_path: Path) -> None:
+        write_cog(tmp_path / "f" / "a_20240101_one.tif", np.ones((64, 64), "float32"), blocksize=128)
+        write_cog(tmp_path / "f" / "a_20240101_two.tif", np.ones((64, 64), "float32"), blocksize=128)
+        built = cube.build(tmp_path / "f", to=tmp_path / "s.cube", time=False, fill_value=float("nan"))
+        text = self.assert_same(built)
+        assert "    fill_value=float('nan'),\n" in text
+        assert "    time=False,\n" in text
+
+    def test_files_that_joined_are_named(self, archive: Archive, tmp_path: Path) -> None:
+        first = sorted(archive.root.glob("20240409/*_red.tif"))
+        built = cube.build([*first, *archive.root.glob("20240409/*_nir.tif")], to=tmp_path / "s2.cube")
+        now = append(built, sorted(archive.root.glob("20240509/*_red.tif"))).manifest
+        assert "20240509_red.tif',\n" in self.assert_same(now)
+
+    def test_items_that_joined_cannot_be_spelled(self, archive: Archive, tmp_path: Path) -> None:
+        items = json.loads(archive.items.read_text(encoding="utf-8"))
+        for item in items["features"]:
+            for asset in item["assets"].values():
+                asset["href"] = (archive.root / asset["href"]).as_posix()
+        (tmp_path / "first.json").write_text(json.dumps(items | {"features": items["features"][:1]}), encoding="utf-8")
+        built = cube.build(tmp_path / "first.json", to=tmp_path / "s2.cube")
+        now = append(built, archive.items).manifest
+        assert f"manifest = cube.open_manifest({now.url!r})\n" in as_python(now)
+        assert "manifest = cube.build(" in as_python(built)
+        self.assert_same(now)
+
+
+def test_sources_that_gdal_reads_and_what_was_left_out_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    for i in range(2):
+        values = unique_values((64, 64), "uint16", i) % 4096
+        options = {"driver": "GTiff", "compress": "NONE", "blockxsize": 64, "blockysize": 64, "NBITS": 12}
+        write_cog(folder / f"a_2024010{i + 1}.tif", values, **options)
+    (folder / "a_20240109.tif").write_bytes(b"nothing of the kind")
+    facts = describe(cube.build(folder, to=tmp_path / "s.cube", fail_on_error=False))
+    ((reason, count),) = facts["gdal"].items()
+    assert count == 2
+    lines = describe_in_words(json.loads(json.dumps(facts)))
+    assert ("read by GDAL", f"2 sources: {reason}") in lines
+    assert ("archive", "3 items, 1 unreadable, 2 dates") in lines
+    ((what, why),) = (value.split(": ", 1) for name, value in lines if name == "left out")
+    assert Path(what).name == "a_20240109.tif"
+    assert why
+
+
+def test_rules_are_said(tmp_path: Path) -> None:
+    name = "LC08_L2SP_192026_20240409_20240416_02_T1_SR_B4.tif"
+    write_cog(tmp_path / name, unique_values((64, 64), "uint16"), blocksize=128)
+    lines = dict(describe_in_words(describe(cube.build(tmp_path / name, to=tmp_path / "l.cube"))))
+    assert lines["harmonized"].startswith("landsat-c2-l2: scale 2.75e-05, offset -0.2, nodata 0")
+    assert lines["harmonized"].endswith("(1 sources)")

@@ -89,7 +89,7 @@ def test_no_match(pattern: str, href: str) -> None:
     [
         ("{band", "cannot be read"),
         ("{time}_{band}.tif", "gives {time} no format"),
-        ("{time:%Y%s}.tif", "has %s in {time}"),
+        ("{time:%Y%s}.tif", "has %s in its date"),
         ("{band}_{time:%m%d}.tif", "gives {time} no year"),
         ("{date:%Y%m%d}.tif", "gives {date} the format"),
     ],

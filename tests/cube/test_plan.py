@@ -40,7 +40,7 @@ def one(tmp_path_factory):
 def test_one_pixel_needs_one_tile(one):
     (source,) = plan_read(one, ["band_1"], (0,), window(70, 71, 63, 64), 0).sources
     (piece,) = source.pieces
-    assert source.href.endswith("/a.tif")
+    assert source.facts.href.endswith("/a.tif")
     assert piece.tile == (0, 1)
     assert (piece.tile_y, piece.tile_x, piece.y, piece.x, piece.height, piece.width) == (6, 63, 0, 0, 1, 1)
     image = one.image(0)
@@ -87,9 +87,9 @@ def test_sources_that_the_window_misses_are_left_out(tmp_path):
         write(tmp_path / f"t{i}.tif", column=120 * i)
     manifest = build(tmp_path)
     plan = plan_read(manifest, ["band_1"], (0,), window(0, 100, 120, 240), 0)
-    assert [source.href.rpartition("/")[2] for source in plan.sources] == ["t1.tif"]
+    assert [source.facts.href.rpartition("/")[2] for source in plan.sources] == ["t1.tif"]
     plan = plan_read(manifest, ["band_1"], (0,), window(0, 100, 119, 241), 0)
-    assert {source.href.rpartition("/")[2] for source in plan.sources} == {"t0.tif", "t1.tif", "t2.tif"}
+    assert {source.facts.href.rpartition("/")[2] for source in plan.sources} == {"t0.tif", "t1.tif", "t2.tif"}
 
 
 def test_what_no_source_covers_is_counted(tmp_path):
@@ -111,7 +111,7 @@ def test_a_date_that_is_asked_for_twice_is_read_once(tmp_path):
     manifest = build(tmp_path)
     plan = plan_read(manifest, ["band_1"], (1, 0, 1), window(0, 64, 0, 64), 0)
     assert len(plan.sources) == 2
-    targets = {source.href[-12:-4]: source.pieces[0].targets for source in plan.sources}
+    targets = {source.facts.href[-12:-4]: source.pieces[0].targets for source in plan.sources}
     assert targets["20240201"] == (Target("band_1", 0, 0), Target("band_1", 2, 0))
     assert targets["20240101"] == (Target("band_1", 1, 0),)
 

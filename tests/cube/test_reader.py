@@ -12,11 +12,10 @@ import rasterio
 from rasterio.transform import from_origin
 
 from cube.archive import build
-from cube.errors import ReadError, SelectionError, SourceNotFoundError
+from cube.errors import ReadError, SelectionError, SourceChangedError, SourceNotFoundError
 from cube.grid import Window
 from cube.io.trace import trace
 from cube.reader import read, read_block
-from cube.settings import get_settings
 from cube.spec import CubeSpec
 from cube.testing.archive import unique_values, write_cog
 
@@ -306,15 +305,6 @@ def test_read_may_be_awaited_on_any_loop(series):
 
 
 @pytest.fixture
-def once(monkeypatch):
-    """Let nothing be tried a second time."""
-    monkeypatch.setenv("CUBE_ATTEMPTS", "1")
-    get_settings.cache_clear()
-    yield
-    get_settings.cache_clear()
-
-
-@pytest.fixture
 def victim(tmp_path):
     """A file of 3 x 3 tiles that a test may damage, its manifest, and what it held."""
     array = unique_values((170, 190), "uint16")
@@ -322,24 +312,12 @@ def victim(tmp_path):
     return path, build(path), array
 
 
-def test_a_file_cut_off_after_the_build_is_named_with_the_tile(victim):
-    path, manifest, array = victim
-    os.truncate(path, manifest.image(0).offsets.max())
-    with pytest.raises(ReadError) as caught:
-        read_block(spec_of(manifest), ["band_1"], (0,), window(140, 170, 150, 190))
-    assert caught.value.href == path.as_posix()
-    assert "tile (2, 2) of level 0: " in str(caught.value)
-    assert "ends before byte" in str(caught.value)
-    # What is left is still read.
-    found = read_block(spec_of(manifest), ["band_1"], (0,), window(0, 64, 0, 64))
-    np.testing.assert_array_equal(found["band_1"][0], array[:64, :64])
-
-
-def test_a_file_cut_off_inside_a_request_is_named_with_its_tiles(victim, once):
+def test_a_file_cut_off_after_the_build_is_named(victim):
     path, manifest, _ = victim
-    os.truncate(path, manifest.image(0).offsets.max() + 10)
-    with pytest.raises(ReadError, match=r"victim\.tif: tile \(0, 0\) of level 0 and 8 more: bytes .* got "):
-        read_block(spec_of(manifest), ["band_1"], (0,), whole(manifest))
+    size = path.stat().st_size
+    os.truncate(path, size - 10)
+    with pytest.raises(SourceChangedError, match=rf"it had {size} bytes and has {size - 10}\); .* `cube refresh`"):
+        read_block(spec_of(manifest), ["band_1"], (0,), window(0, 64, 0, 64))
 
 
 @pytest.mark.parametrize("codec", ["deflate", "lzw", "zstd"])
@@ -360,7 +338,7 @@ def test_a_damaged_tile_is_named(tmp_path, codec):
 def test_a_vanished_file_is_named(victim):
     path, manifest, _ = victim
     path.unlink()
-    with pytest.raises(SourceNotFoundError, match=r"victim\.tif: tile \(0, 0\) .*there is no such object"):
+    with pytest.raises(SourceNotFoundError, match=r"victim\.tif: there is no such file"):
         read_block(spec_of(manifest), ["band_1"], (0,), whole(manifest))
 
 
@@ -368,7 +346,7 @@ def test_a_vanished_folder_is_named(tmp_path):
     folder = tmp_path / "archive"
     manifest = build(write_cog(folder / "a.tif", unique_values((70, 70), "uint8")), to=tmp_path / "a.cube")
     folder.rename(tmp_path / "moved")
-    with pytest.raises(SourceNotFoundError, match=r"archive/a\.tif: .*there is no such (object|folder)"):
+    with pytest.raises(SourceNotFoundError, match=r"archive/a\.tif: there is no such file"):
         read_block(spec_of(manifest), ["band_1"], (0,), whole(manifest))
 
 

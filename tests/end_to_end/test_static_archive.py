@@ -1,6 +1,10 @@
-"""Layers without time: forty lat/lon tiles of four bands as one cube, and one global file of three bands."""
+"""Layers without time: lat/lon tiles as one grid each, and whole maps, from files and STAC, by name and served."""
 
 from __future__ import annotations
+
+import itertools
+import json
+import struct
 
 import numpy as np
 import odc.geo.xr  # noqa: F401 - registers .odc
@@ -11,6 +15,7 @@ from rasterio.transform import from_origin
 
 from cube import build, open_cube
 from cube.catalog import add_entry, manifest_entry
+from cube.errors import BuildError
 from cube.testing import ObjectStore
 from cube.testing.archive import write_cog
 from server.app import create_app
@@ -160,3 +165,206 @@ def test_two_entries_of_a_catalogue_are_served(served, truth, world):
     assert soil.rio.crs.to_epsg() == 4326
     globe = xr.open_dataset(f"{served}/datasets/world.zarr")
     np.testing.assert_array_equal(globe[["elevation", "slope", "aspect"]].to_dataarray().values, world[1])
+
+
+# The archive of an author of global maps: many small tiles of several products, in one catalogue.
+
+LAYERS = {"soil": ("bdod", "clay", "sand", "silt"), "flood": ("depth", "extent")}
+LATTICES = {"soil": (20, 25, 0.5, -100.0, 80.0), "flood": (13, 20, 0.25, -40.0, 30.0)}
+"""(rows, columns, degrees a pixel, west, north) of the tiles."""
+SIDE = 16
+
+
+def number_of(entry, layer, row, column):
+    return 1000 * LAYERS[entry].index(layer) + row * 25 + column
+
+
+def pixels_of(entry, layer, row, column):
+    """Return the (y, x) numbers of a tile: no two tiles have one in common, and no two pixels of a tile."""
+    first = number_of(entry, layer, row, column) * SIDE * SIDE
+    return np.arange(first, first + SIDE * SIDE, dtype="int32").reshape(SIDE, SIDE)
+
+
+def place_of(entry, row, column):
+    _, _, degrees, west, north = LATTICES[entry]
+    return west + column * SIDE * degrees, north - row * SIDE * degrees
+
+
+def write_tiles(entry, folder):
+    """Write the tiles of an entry, one band a file: all but a few from the bytes of the first, which is quick."""
+    rows, columns, degrees, west, north = LATTICES[entry]
+    options = {"driver": "GTiff", "blockxsize": SIDE, "blockysize": SIDE, "crs": "EPSG:4326", "nodata": -1}
+    first = write_cog(
+        folder / "first.tif",
+        pixels_of(entry, LAYERS[entry][0], 0, 0),
+        transform=from_origin(west, north, degrees, degrees),
+        compress="NONE",
+        **options,
+    )
+    template = bytearray(first.read_bytes())
+    first.unlink()
+    tiepoint, data = template.index(struct.pack("<2d", west, north)), template.index(struct.pack("<3i", 0, 1, 2))
+    for layer in LAYERS[entry]:
+        (folder / layer).mkdir()
+        for row, column in itertools.product(range(rows), range(columns)):
+            path, pixels = folder / layer / f"{layer}_r{row:02}_c{column:02}.tif", pixels_of(entry, layer, row, column)
+            corner = place_of(entry, row, column)
+            if (row + column) % 25 == 24:  # processed again, with a codec and a predictor
+                write_cog(path, pixels, transform=from_origin(*corner, degrees, degrees), **options)
+                continue
+            struct.pack_into("<2d", template, tiepoint, *corner)
+            template[data : data + pixels.nbytes] = pixels.tobytes()
+            path.write_bytes(template)
+
+
+def whole(entry, layer):
+    """Return the (y, x) numbers of all tiles of a layer, side by side."""
+    rows, columns, *_ = LATTICES[entry]
+    return np.block([[pixels_of(entry, layer, row, column) for column in range(columns)] for row in range(rows)])
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    """A folder with the files of four products: 2000 of soil, 520 of floods, one of three bands, one of one."""
+    folder = tmp_path_factory.mktemp("maps")
+    for entry in LAYERS:
+        (folder / entry).mkdir()
+        write_tiles(entry, folder / entry)
+    relief = np.arange(3 * 90 * 180, dtype="float32").reshape(3, 90, 180)
+    names = ("elevation", "slope", "aspect")
+    options = {"crs": "EPSG:4326", "transform": from_origin(-180, 90, 2, 2), "blocksize": 128}
+    write_cog(folder / "relief" / "relief.tif", relief, descriptions=names, **options)
+    write_cog(folder / "water" / "water.tif", (relief[0] % 3).astype("uint8"), **options)
+    return folder
+
+
+def write_json(path, document):
+    path.write_text(json.dumps({"stac_version": "1.0.0", "description": "maps", **document}))
+
+
+def collection(name, links, **more):
+    extent = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [[None, None]]}}
+    linked = [{"rel": rel, "href": href} for rel, href in links]
+    return {"type": "Collection", "id": name, "license": "CC0-1.0", "extent": extent, "links": linked, **more}
+
+
+def write_stac(folder):
+    """Write a Catalog of four Collections beside the files; the tiles are Items of a Collection a row, without time."""
+    kind = {"type": "image/tiff; application=geotiff; profile=cloud-optimized", "roles": ["data"]}
+    for entry, layers in LAYERS.items():
+        rows, columns, *_ = LATTICES[entry]
+        for row in range(rows):
+            items = []
+            for column in range(columns):
+                name = f"r{row:02}_c{column:02}"
+                assets = {layer: {"href": f"./{layer}/{layer}_{name}.tif", **kind} for layer in layers}
+                properties = {"datetime": None, "title": f"tile {name}"}
+                item = {"type": "Feature", "id": f"{entry}_{name}", "geometry": None, "links": [], "assets": assets}
+                write_json(folder / entry / f"{name}.json", {**item, "properties": properties})
+                items.append(("item", f"./{name}.json"))
+            write_json(folder / entry / f"row_{row:02}.json", collection(f"{entry}-{row}", items))
+        children = [("child", f"./row_{row:02}.json") for row in range(rows)]
+        write_json(folder / entry / "collection.json", collection(entry, children))
+    bands = [{"name": name} for name in ("elevation", "slope", "aspect")]
+    assets = {"relief": {"href": "./relief.tif", **kind, "eo:bands": bands}}
+    write_json(folder / "relief" / "collection.json", collection("relief", [], assets=assets))
+    assets = {"water": {"href": "./water.tif", **kind}}
+    write_json(folder / "water" / "collection.json", collection("water", [], assets=assets))
+    links = [{"rel": "child", "href": f"./{name}/collection.json"} for name in (*LAYERS, "relief", "water")]
+    write_json(folder / "catalog.json", {"type": "Catalog", "id": "maps", "links": links})
+
+
+@pytest.fixture(scope="module", params=["files", "collections"])
+def atlas(request, maps, tmp_path_factory):
+    """A catalogue of four entries, built from files or from STAC Collections; (its path, the manifests by name)."""
+    path = tmp_path_factory.mktemp("atlas") / "catalog.yaml"
+    if request.param == "collections":
+        write_stac(maps)
+    manifests = {}
+    for name in (*LAYERS, "relief", "water"):
+        what, options = maps / name / "collection.json", {}
+        if request.param == "files":
+            what = maps / name
+            options = {"pattern": "{band}_{tile}.tif"} if name in LAYERS else {}
+        manifests[name] = build(what, name=name, to=path.parent / f"{name}.cube", **options)
+        add_entry(path, manifest_entry(name, manifests[name].url, catalog=path))
+    return path, manifests
+
+
+def check_layers(ds, entry):
+    rows, columns, degrees, west, north = LATTICES[entry]
+    assert set(ds.data_vars) - {"spatial_ref"} == set(LAYERS[entry])
+    assert (ds.sizes["y"], ds.sizes["x"]) == (rows * SIDE, columns * SIDE)
+    np.testing.assert_allclose(ds.x.values, west + (np.arange(columns * SIDE) + 0.5) * degrees, rtol=1e-13)
+    np.testing.assert_allclose(ds.y.values, north - (np.arange(rows * SIDE) + 0.5) * degrees, rtol=1e-13)
+    for layer in LAYERS[entry]:
+        assert ds[layer].dims == ("y", "x")
+        np.testing.assert_array_equal(ds[layer].values, whole(entry, layer))
+
+
+def test_500_tiles_of_four_bands_and_260_of_two_are_one_grid_each(atlas):
+    _, manifests = atlas
+    for entry, count in (("soil", 2000), ("flood", 520)):
+        manifest = manifests[entry]
+        assert len(manifest) == count
+        assert manifest.times is None
+        check_layers(open_cube(manifest, mask_and_scale=False), entry)
+    ds = open_cube(manifests["soil"], chunks={"y": 50, "x": 70}, mask_and_scale=False)
+    part = ds.clay.sel(y=slice(60, 40), x=slice(-20, 20))
+    assert part.shape == (40, 80)
+    np.testing.assert_array_equal(part.values, whole("soil", "clay")[40:80, 160:240])
+
+
+def test_single_files_of_three_bands_and_of_one(atlas):
+    _, manifests = atlas
+    relief = open_cube(manifests["relief"])
+    assert list(relief.data_vars) == ["elevation", "slope", "aspect"]
+    expected = np.arange(3 * 90 * 180, dtype="float32").reshape(3, 90, 180)
+    np.testing.assert_array_equal(relief.to_dataarray().values, expected)
+    water = open_cube(manifests["water"])
+    (name,) = water.data_vars
+    assert water[name].dims == ("y", "x")
+    np.testing.assert_array_equal(water[name].values, expected[0] % 3)
+    # Zeros are water's classes, as no nodata says otherwise.
+    assert water[name].dtype == "uint8"
+
+
+def test_intake_opens_the_four_entries(atlas):
+    import intake
+
+    path, _ = atlas
+    catalog = intake.open_catalog(str(path))
+    assert set(catalog) == {"soil", "flood", "relief", "water"}
+    for entry in LAYERS:
+        ds = catalog[entry].to_dask()
+        layer = LAYERS[entry][-1]
+        np.testing.assert_array_equal(ds[layer].values, whole(entry, layer))
+    assert catalog["relief"].to_dask().slope.dims == ("y", "x")
+
+
+def test_names_of_the_catalogue_open_from_its_folder(atlas, monkeypatch):
+    path, _ = atlas
+    monkeypatch.chdir(path.parent)
+    check_layers(open_cube("flood", mask_and_scale=False), "flood")
+    point = open_cube("soil", bands=["sand"]).sand.sel(x=3.1, y=-17.9, method="nearest")
+    assert point.item() == whole("soil", "sand")[195, 206]
+
+
+def test_the_four_entries_are_served(atlas):
+    path, _ = atlas
+    with serving(create_app(path)) as url:
+        check_layers(xr.open_dataset(f"{url}/datasets/soil.zarr", chunks={}, mask_and_scale=False), "soil")
+        flood = xr.open_dataset(f"{url}/datasets/flood.zarr", mask_and_scale=False)
+        np.testing.assert_array_equal(flood.extent[100:150, 30:200].values, whole("flood", "extent")[100:150, 30:200])
+        relief = xr.open_dataset(f"{url}/datasets/relief.zarr")
+        assert float(relief.aspect[89, 179]) == 3 * 90 * 180 - 1
+        water = xr.open_dataset(f"{url}/datasets/water.zarr", mask_and_scale=False)
+        assert {"time"}.isdisjoint(water.dims)
+
+
+def test_products_on_different_grids_are_not_one_cube(maps):
+    write_stac(maps)
+    with pytest.raises(
+        BuildError, match=r"soil/.*\.tif and .*flood/.*\.tif differ in pixel size: 0\.5 x -0\.5 and 0\.25"
+    ):
+        build(maps / "catalog.json")

@@ -331,7 +331,7 @@ def test_what_may_pass_is_tried_again(fast, answer):
         (403, r"access denied \(403\)"),
         (404, r"there is no such object \(404\)"),
         (409, r"the object changed while it was read \(409\)"),
-        (412, r"the object changed while it was read \(412\)"),
+        (412, r"changed since it was scanned .*412.* run `cube refresh`"),
         (416, "ends before byte 0"),
         ("no ranges", "bytes 0-9 could not be read: .*[Rr]ange request not supported"),
     ],

@@ -1,0 +1,81 @@
+"""The commands that say what a cube is, and what reading it costs: info, explain."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cube.cli.options import (
+    BandNames,
+    Bbox,
+    Json,
+    Level,
+    Name,
+    Time,
+    parse_bbox,
+    parse_chunks,
+    parse_names,
+    parse_time,
+    print_facts,
+)
+
+
+def info(
+    name: Name,
+    preview: Annotated[Path | None, typer.Option("--preview", help="Write a picture (PNG).")] = None,
+    time: Time = None,
+    as_python: Annotated[bool, typer.Option("--as-python", help="Print Python that makes and opens the cube.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a cube holds; with --preview, draw it."""
+    from cube.dataset import find_manifest
+    from cube.info import describe, write_preview
+
+    manifest = find_manifest(name)
+    shown = write_preview(manifest, preview, time=parse_time(time)) if preview is not None else None
+    if as_python:
+        from cube.spelled import as_python as spell
+
+        sys.stdout.write(spell(manifest))
+    else:
+        print_facts(describe(manifest), as_json=as_json)
+    if shown is not None:
+        sys.stderr.write(f"{preview}: {shown}\n")
+
+
+def explain(
+    name: Name,
+    bands: BandNames = None,
+    bbox: Bbox = None,
+    time: Time = None,
+    level: Level = 0,
+    chunks: Annotated[str | None, typer.Option("--chunks", help="auto, or lengths: time=1,y=512,x=512.")] = None,
+    sources: Annotated[bool, typer.Option("--sources", help="List what each source costs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Count the sources, tiles, requests and bytes of a read before it is done."""
+    from cube.dataset import find_manifest
+    from cube.engine.blocks import plan_blocks
+    from cube.explain import explain as explain_selection
+    from cube.selection import select
+    from cube.spec import CubeSpec
+
+    manifest = find_manifest(name)
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
+    selection = select(manifest, spec, bands=parse_names(bands), bbox=parse_bbox(bbox), time=parse_time(time))
+    lengths = parse_chunks(chunks)
+    found = explain_selection(selection, None if lengths is None else plan_blocks(manifest, selection, lengths))
+    if as_json:
+        facts = found.to_json()
+        if not sources:
+            facts["sources"] = len(found.sources)
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    sys.stdout.write(f"{found}\n")
+    for each in found.sources if sources else ():
+        what = "read by GDAL" if each.path == "gdal" else f"{each.requests:,} requests, {each.bytes:,} bytes"
+        sys.stdout.write(f"{each.href}: {each.tiles:,} tiles, {each.sparse:,} left out by the file; {what}\n")
