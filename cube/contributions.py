@@ -122,11 +122,13 @@ class Contributions:
         starts = np.searchsorted(here, wanted, side="left")
         counts = np.searchsorted(here, wanted, side="right") - starts
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return begin + np.repeat(starts, counts) + steps
+        found: np.ndarray = begin + np.repeat(starts, counts) + steps
+        return found
 
     def owners(self, entries: np.ndarray) -> np.ndarray:
         """Return the sources of some entries."""
-        return self._owner[entries]
+        owners: np.ndarray = self._owner[entries]
+        return owners
 
     def get(self, entries: np.ndarray) -> list[Contribution]:
         """Return some entries as values, in the order of the sources."""

@@ -124,7 +124,9 @@ def tile_table(members: Sequence[Member]) -> pa.Table:
 
 def images_of(sources: pa.Table) -> np.ndarray:
     """Return the number of rows that each source has in the tiles table, int64."""
-    return integers(sources["levels"]).astype("int64") * (1 + integers(sources["masks"]).astype("int64"))
+    levels, masks = (integers(sources[name]).astype("int64") for name in ("levels", "masks"))
+    count: np.ndarray = levels * (1 + masks)
+    return count
 
 
 def reading_order(sources: pa.Table, grid: Grid) -> np.ndarray:

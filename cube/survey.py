@@ -72,9 +72,10 @@ def survey(
     with ThreadPoolExecutor(_GDAL_THREADS, thread_name_prefix="cube-gdal") as pool:
         found = pool.map(lambda each: _survey_with_gdal(*each, patch_url=patch_url), slow)
         for (source, _, _), result in zip(slow, found, strict=True):
-            if isinstance(result, SourceError) and source.href in other:
-                result = HeaderError(source.href, f"{other[source.href]}, and {result.reason}")
-            results[source.href] = result
+            href = source.href
+            results[href] = result
+            if isinstance(result, SourceError) and href in other:
+                results[href] = HeaderError(href, f"{other[href]}, and {result.reason}")
     return _sort_out(sources, results, errors, crs)
 
 

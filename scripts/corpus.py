@@ -163,7 +163,8 @@ def compare_place(dataset: xr.Dataset, oracle: Any, *, is_assumed: bool = False)
         found = dataset.x.values, dataset.y.values
         wanted = c + a * columns, (f + e * rows)[:, 0]
     for name, one, other, step in zip("xy", found, wanted, (abs(a) + abs(b), abs(d) + abs(e)), strict=True):
-        if one.shape != other.shape or np.abs(one - other).max() > step * _GRID_TOLERANCE_PX:
+        tolerance = step * _GRID_TOLERANCE_PX + 4 * np.spacing(np.abs(other).max())
+        if one.shape != other.shape or np.abs(one - other).max() > tolerance:
             raise DifferenceError(f"{name} coordinates are {one.flat[:3]}..., not {other.flat[:3]}...")
     crs = pyproj.CRS.from_wkt(dataset.spatial_ref.attrs["crs_wkt"])
     # Where GDAL names none, or none on Earth, it was given.

@@ -46,7 +46,7 @@ def places():
     }.items():
         yield f"grid-{name}", File({"transform": transform}, overviews=(2,))
         yield f"grid-{name}-point", File({"transform": transform}, edit=point)
-    yield "grid-identity", File({"transform": Affine.identity()}, refusal="no georeferencing")
+    yield "grid-identity", File({"transform": Affine.identity()})
     yield "grid-flat", File({"transform": Affine(0, 1, 5, 0, 1, 5)}, refusal="degenerate grid|no georeferencing")
     yield "grid-none", File({"transform": None}, refusal="no georeferencing")
     gcps = [GroundControlPoint(r, c, 10 + c / 100, 50 - r / 100) for r, c in ((0, 0), (0, 99), (80, 0), (80, 99))]

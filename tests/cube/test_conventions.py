@@ -133,3 +133,11 @@ def test_times_survive_their_encoding(moments, unit):
 )
 def test_times_have_the_coarsest_unit_that_loses_nothing(stamp, unit):
     assert encode_times(np.array([stamp], "datetime64[us]"))[1]["units"] == f"{unit} since 1970-01-01"
+
+
+def test_what_cf_cannot_say_in_full_is_left_to_wkt():
+    text = "+proj=omerc +lat_0=4 +lonc=115 +alpha=53.3 +k=0.99984 +gamma=53.1 +ellps=evrst30"
+    grid = Grid(crs=pyproj.CRS(text).to_wkt(), transform=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0), width=1, height=1)
+    attributes = crs_attributes(grid)  # warnings are errors
+    assert attributes.keys() == {"crs_wkt", "spatial_ref", "GeoTransform"}
+    assert pyproj.CRS.from_wkt(attributes["crs_wkt"]) == pyproj.CRS(text)

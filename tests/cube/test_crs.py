@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
-from cube.crs import crs_from_geokeys
+from cube.crs import crs_from_geokeys, height_unit
 from cube.errors import HeaderError
 from cube.header import GeoKeys, Header, parse_header
 from cube.ifd import ByteParts
@@ -148,3 +148,17 @@ def test_any_keys_are_a_crs_or_none(
     directory = (1, 1, 0, count, *(number for row in sorted(rows) for number in row))
     found = crs_from_geokeys(GeoKeys(directory=directory, doubles=tuple(doubles), ascii=text))
     assert found is None or isinstance(found, pyproj.CRS)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4979", "EPSG:4326+3855", "EPSG:7415", "EPSG:2263+6360"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_unit_of_heights_is_that_of_bands_for_gdal(crs: str, version: str) -> None:
+    profile = {"count": 2, "width": 1, "height": 1, "dtype": "uint8", "transform": from_origin(5, 5, 1, 1)}
+    with MemoryFile() as file:
+        with file.open(driver="GTiff", crs=crs, geotiff_version=version, **profile):
+            pass
+        with file.open() as dataset:
+            units = {unit or None for unit in dataset.units}
+        geokeys = parse(file.read()).geokeys
+    assert geokeys is not None
+    assert {height_unit(geokeys)} == units

@@ -756,9 +756,9 @@ def test_duckdb_finds_the_tiles_of_a_source(parquet, built):
 
 
 def test_polars_reads_the_sources(parquet, built):
-    import polars
+    import polars as pl
 
-    frame = polars.scan_parquet(parquet).filter(polars.col("dtype") == "uint16").collect()
+    frame = pl.scan_parquet(parquet).filter(pl.col("dtype") == "uint16").collect()
     assert frame["href"].to_list() == built.source_table()["href"].to_pylist()
     names = frame.select("bands").explode("bands").unnest("bands")["name"].to_list()
     assert names == ["nir"] * 6 + ["red"] * 6

@@ -5,9 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from rasterio.io import MemoryFile
 
 from cube.errors import ManifestError
 from cube.normalise import Normalisation, normalise, plan_normalisation, shift_between
@@ -228,3 +230,25 @@ def test_what_a_band_cannot_hold_is_refused(dtype, scale, offset, target):
 )
 def test_shifts_are_told_in_decimals(source, target, shift):
     assert shift_between(*source, *target) == shift
+
+
+@pytest.mark.parametrize("nodata", [-9999.0, 0.001, -1.2676506e30, -3.4028234663852886e38, 1e-40, 0.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_floats_next_to_nodata_are_missing_as_gdal_has_it(dtype, nodata):
+    steps = np.array([0, 1e-16, 1e-9, 1e-7, 3e-7, 4e-7, 4.7e-7, 4.8e-7, 1e-6, 0.5, 2, -1e-7, -4e-7, -1e-6])
+    with np.errstate(over="ignore"):
+        pixels = (nodata * (1 + steps)).astype(dtype)[np.newaxis]
+    grid = {"transform": Affine(1, 0, 5, 0, -1, 5), "nodata": float(pixels[0, 0])}
+    with MemoryFile() as file:
+        with file.open(driver="GTiff", count=1, dtype=dtype, width=len(steps), height=1, **grid) as dataset:
+            dataset.write(pixels, 1)
+        with file.open() as dataset:
+            is_missing = dataset.read_masks(1) == 0
+            nodata = dataset.nodata
+    target = band(dtype, nodata)
+    how = plan_normalisation(dtype, nodata, 1.0, 0.0, target, is_strict=False)
+    assert (how is None) is (nodata == 0)
+    out = pixels.copy()
+    if how is not None:
+        normalise(pixels, how, out)
+    np.testing.assert_array_equal(out, np.where(is_missing, pixels.dtype.type(nodata), pixels))
