@@ -12,12 +12,12 @@ import pytest
 from affine import Affine
 
 from cube.grid import CommonGrid, Grid, Window
-from cube.header import Header, Level
-from cube.manifest import open_manifest
+from cube.manifest.open import open_manifest
+from cube.manifest.snapshot import Member, write_manifest
 from cube.scan import ScannedSource
-from cube.snapshot import Member, write_manifest
 from cube.source import Source, SourceBand
 from cube.spec import Band
+from cube.tiff.header import Header, Level
 
 BANDS = ("blue", "green", "nir", "red")
 EDGE, TILE = 10980, 1024  # a Sentinel-2 scene: 11 x 11 tiles
@@ -26,7 +26,7 @@ EDGE, TILE = 10980, 1024  # a Sentinel-2 scene: 11 x 11 tiles
 OPEN = """
 import json, sys, time
 import cube.reader
-from cube.manifest import open_manifest
+from cube.manifest.open import open_manifest
 def resident():
     import psutil
     return psutil.Process().memory_info().rss
@@ -173,7 +173,7 @@ SELECT = """
 import json, sys, time
 import cube.reader
 from cube.grid import Window
-from cube.manifest import open_manifest
+from cube.manifest.open import open_manifest
 manifest = open_manifest(sys.argv[1])
 def ask():
     began = time.perf_counter()

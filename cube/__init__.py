@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cube.archive import build
+    from cube.archive.build import build
     from cube.dataset import open_cube
     from cube.errors import CubeError
-    from cube.manifest import Manifest, open_manifest
+    from cube.manifest.open import Manifest, open_manifest
     from cube.spec import CubeSpec
 
 __all__ = ["CubeError", "CubeSpec", "Manifest", "build", "open_cube", "open_manifest"]
@@ -18,10 +18,10 @@ __all__ = ["CubeError", "CubeSpec", "Manifest", "build", "open_cube", "open_mani
 _HOMES = {
     "CubeError": "cube.errors",
     "CubeSpec": "cube.spec",
-    "Manifest": "cube.manifest",
-    "build": "cube.archive",
+    "Manifest": "cube.manifest.open",
+    "build": "cube.archive.build",
     "open_cube": "cube.dataset",
-    "open_manifest": "cube.manifest",
+    "open_manifest": "cube.manifest.open",
 }
 
 

@@ -12,7 +12,7 @@ from cube.conventions import X_CENTRE, Y_CENTRE
 from cube.errors import SelectionError
 from cube.explain import Explanation, explain
 from cube.grid import Window
-from cube.manifest import Manifest, open_manifest
+from cube.manifest.open import Manifest, open_manifest
 from cube.selection import Selection, crop, select
 from cube.spec import Band, CubeSpec
 
@@ -43,7 +43,7 @@ class CubeAccessor:
         spec = self._dataset.encoding.get("cube")
         if not isinstance(spec, CubeSpec):
             raise SelectionError(
-                "this dataset does not say which cube it is of (no 'cube' in its encoding, which some operations drop); "
+                "this dataset does not say which cube it is of (no 'cube' in its encoding; some operations drop it); "
                 "ask the dataset that cube.open_cube gave"
             )
         return spec
@@ -57,7 +57,7 @@ class CubeAccessor:
         """
         import pandas as pd
 
-        from cube.stored import read_stored
+        from cube.manifest.stored import read_stored
 
         manifest = self.manifest
         names, times = {band.name for _, band in self._bands(manifest)}, self._times(manifest)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import pyproj
 from pyproj.exceptions import CRSError
 
-from cube.header import GeoKeys
+from cube.tiff.header import GeoKeys
 
 _MODEL_TYPE, _GEODETIC, _PROJECTED = 1024, 2048, 3072
 _ASIDES = {1025, 1026, 2049, 3073}  # raster type and citations

@@ -15,14 +15,14 @@ from cube import (
     accessor,  # noqa: F401  # registers `ds.cube`
     conventions,
 )
-from cube.archive import build
+from cube.archive.build import build
+from cube.archive.inputs import require_arguments
 from cube.catalog import CATALOG_FILE, find_entry, read_catalog
 from cube.crs import crs_from_text
 from cube.errors import CatalogError, MissingExtraError, SelectionError
-from cube.inputs import require_arguments
 from cube.io.stores import absolute, is_url, local_path
 from cube.lazy import LazyBand, LazyCentres
-from cube.manifest import POINTER, Manifest, open_manifest
+from cube.manifest.open import POINTER, Manifest, open_manifest
 from cube.selection import Box, Selection, select
 from cube.spec import CubeSpec
 

@@ -19,13 +19,13 @@ import numpy as np
 import xarray as xr
 
 from cube.algebra.masks import SCL_CLEAR
-from cube.archive import build
+from cube.archive.build import build
 from cube.catalog import add_entry, kerchunk_entry, manifest_entry, zarr_entry
 from cube.dataset import open_cube
 from cube.engine.cluster import connect, iterate_blocks
 from cube.errors import CubeError
 from cube.info import readable_bytes, write_preview
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.references import to_kerchunk
 from cube.testing import Archive, ObjectStore, write_archive
 from cube.testing.archive import DATES

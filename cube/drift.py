@@ -11,7 +11,7 @@ import numpy as np
 from cube.errors import SourceChangedError, SourceError, SourceNotFoundError
 from cube.io.ranges import ObjectVersion
 from cube.io.stores import local_path
-from cube.manifest import Manifest, SourceFacts
+from cube.manifest.open import Manifest, SourceFacts
 from cube.scan import ScannedSource, scan_sources
 from cube.source import Source
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cube.engine.blocks import Blocks
 from cube.grid import Window
-from cube.manifest import Manifest, open_manifest
+from cube.manifest.open import Manifest, open_manifest
 from cube.plan import plan_read, plan_source_requests
 from cube.selection import Selection
 from cube.settings import get_settings

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cube.archive import count_by_band
+from cube.archive.build import count_by_band
 from cube.dataset import to_dataset
 from cube.errors import SelectionError
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.selection import select
 from cube.spec import CubeSpec
 from cube.write import stretch, write_png

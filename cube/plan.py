@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cube.decode import TileLayout
 from cube.grid import Window
-from cube.header import Header, Level
 from cube.io.ranges import RangeRequest, plan_requests
-from cube.manifest import Contribution, Manifest, SourceFacts, SourceLevel
+from cube.manifest.open import Contribution, Manifest, SourceFacts, SourceLevel
 from cube.normalise import Normalisation, plan_normalisation
 from cube.settings import get_settings
+from cube.tiff.decode import TileLayout
+from cube.tiff.header import Header, Level
 
 
 class Target(NamedTuple):

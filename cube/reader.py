@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cube.decode import DecodeError, decode_into, decode_tile
 from cube.drift import require_unchanged, version_of
 from cube.errors import ReadError, SelectionError, SourceError
 from cube.grid import Window
@@ -16,10 +15,11 @@ from cube.io import loop
 from cube.io.file import RangeFile
 from cube.io.ranges import RangeRequest, byte_budget, read_range
 from cube.io.stores import local_path, sign
-from cube.manifest import Manifest, open_manifest
+from cube.manifest.open import Manifest, open_manifest
 from cube.normalise import normalise
 from cube.plan import Piece, ReadPlan, SourceRead, Target, plan_read, plan_source_requests
 from cube.spec import CubeSpec
+from cube.tiff.decode import DecodeError, decode_into, decode_tile
 
 _BYTES_A_TASK = 1024 * 1024
 """Encoded bytes that one task of the decode pool takes: enough to hide its cost, few enough to share among threads."""
@@ -236,8 +236,8 @@ async def _read_with_gdal(job: _Job, spec: CubeSpec) -> None:
 
 
 def _place_with_gdal(job: _Job, spec: CubeSpec) -> None:
-    from cube.gdal import read_valid_with_gdal, read_with_gdal
-    from cube.handles import BlockCache
+    from cube.gdal.handles import BlockCache
+    from cube.gdal.read import read_valid_with_gdal, read_with_gdal
 
     read, facts = job.read, job.read.facts
     file = None

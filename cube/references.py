@@ -18,16 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cube.contributions import Contribution
 from cube.conventions import SPATIAL_REF
-from cube.decode import DEFLATE, FLOATING_POINT, HORIZONTAL, LZW, NONE, OLD_DEFLATE, ZSTD
 from cube.errors import MissingExtraError, ReferencesError
-from cube.facts import SourceFacts, SourceLevel
 from cube.grid import Grid, Window
 from cube.io.stores import local_path
-from cube.manifest import Manifest
+from cube.manifest.contributions import Contribution
+from cube.manifest.facts import SourceFacts, SourceLevel
+from cube.manifest.open import Manifest
 from cube.normalise import plan_normalisation
 from cube.spec import Band
+from cube.tiff.decode import DEFLATE, FLOATING_POINT, HORIZONTAL, LZW, NONE, OLD_DEFLATE, ZSTD
 from cube.zarr_metadata import ZarrArray, band_array, coordinate_arrays, encode_chunk, render_v2, root_attributes
 
 type References = dict[str, bytes | tuple[str, int, int]]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cube.errors import HeaderError, SourceError
-from cube.header import Header, parse_header
-from cube.ifd import ByteParts, MissingBytesError
 from cube.io import loop
 from cube.io.ranges import plan_requests, read_head, read_range
 from cube.io.stores import sign
 from cube.settings import get_settings
 from cube.source import Source
+from cube.tiff.header import Header, parse_header
+from cube.tiff.ifd import ByteParts, MissingBytesError
 
 _MAX_ROUNDS = 16
 

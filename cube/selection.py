@@ -12,7 +12,7 @@ import numpy as np
 
 from cube.errors import SelectionError
 from cube.grid import Grid, Window
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.spec import Band, CubeSpec
 
 _DATE = re.compile(r"\d{4}(-\d\d){0,2}([T ]\d\d(:\d\d){0,2}(\.\d{1,6})?)?Z?", re.ASCII)

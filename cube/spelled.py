@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cube.archive import digest
-from cube.assembly import Options
+from cube.archive.assembly import Options
+from cube.archive.build import digest
 from cube.info import band_words, describe
-from cube.manifest import Manifest
-from cube.stored import read_stored
+from cube.manifest.open import Manifest
+from cube.manifest.stored import read_stored
 
 _BY_THE_BUILD = ("archive", "harmonized")
 """Attributes that `build` writes."""

@@ -19,7 +19,7 @@ from cube.conventions import Y_CENTRE, gdal_crs
 from cube.engine.blocks import tile_shape
 from cube.grid import Grid, Window
 from cube.io import loop
-from cube.manifest import Manifest, open_manifest
+from cube.manifest.open import Manifest, open_manifest
 from cube.reader import read
 from cube.spec import CubeSpec
 from cube.zarr_metadata import (

@@ -17,7 +17,7 @@ from cube.dataset import coordinates
 from cube.engine.blocks import Blocks, plan_blocks
 from cube.engine.graph import band_arrays
 from cube.errors import SelectionError
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.selection import Box, Selection, select
 from cube.spec import Band, CubeSpec
 

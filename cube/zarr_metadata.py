@@ -14,7 +14,7 @@ import numpy as np
 from numcodecs import blosc
 
 from cube import conventions
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.spec import Band
 
 type ZarrFormat = Literal[2, 3]

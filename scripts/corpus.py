@@ -22,10 +22,10 @@ from rasterio._err import CPLE_BaseError, stack_errors
 from rasterio.enums import ColorInterp, MaskFlags, WktVersion
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.dataset import open_cube
 from cube.errors import CubeError
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 
 ENDINGS = (".tif", ".tiff")
 DEFAULT_CRS = "EPSG:4326"

@@ -16,7 +16,7 @@ from xpublish.plugins.hooks import Plugin, hookimpl
 
 from cube.dataset import open_cube
 from cube.errors import CubeError, SelectionError
-from cube.manifest import open_manifest
+from cube.manifest.open import open_manifest
 from cube.store import CubeStore
 from server.chunks import SingleFlight
 from server.errors import UnknownDatasetError

@@ -40,7 +40,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Read the headers of COGs and write the cube's manifest and its entry in the catalogue."""
-    from cube.archive import build as build_manifest
+    from cube.archive.build import build as build_manifest
     from cube.catalog import add_entry, manifest_entry
     from cube.info import describe
 
@@ -69,8 +69,8 @@ def build(
 
 def append(name: Cube, source: Sources, as_json: Json = False) -> None:
     """Add sources to a cube, with the options that it was built with; what is there already is left alone."""
+    from cube.archive.update import append as append_sources
     from cube.dataset import open_named
-    from cube.update import append as append_sources
 
     with progress("reading headers") as report:
         done = append_sources(open_named(name), _what(source), progress=report)
@@ -86,8 +86,8 @@ def refresh(
     as_json: Json = False,
 ) -> None:
     """Read the headers of sources that changed again, and replace what the cube knows of them."""
+    from cube.archive.update import refresh as refresh_sources
     from cube.dataset import open_named
-    from cube.update import refresh as refresh_sources
 
     with progress("looking at sources") as report:
         done = refresh_sources(open_named(name), every=every, drop_vanished=drop_vanished, progress=report)
@@ -102,7 +102,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say which sources changed, vanished, cannot be read, or are not what their catalogue says."""
-    from cube.check import check as check_sources
+    from cube.archive.check import check as check_sources
     from cube.dataset import open_named
 
     with progress("looking at sources") as progressed:

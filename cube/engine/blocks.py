@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cube.errors import SelectionError
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.selection import Selection
 from cube.settings import get_settings
 

@@ -35,6 +35,11 @@ def local_path(href: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
+def href_path(href: str) -> str:
+    """Return the path in a URL (decoded), or a local path, with forward slashes."""
+    return unquote(urlsplit(href).path) if "://" in href else href.replace("\\", "/")
+
+
 def absolute(href: str) -> str:
     """Return `href` as an absolute URL or an absolute local path (posix separators)."""
     path = local_path(href)

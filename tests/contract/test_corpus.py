@@ -17,7 +17,7 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.dataset import open_cube
 from cube.errors import BuildError
 from scripts.corpus import DifferenceError, build_any, compare, find_files, judge, main, strips

@@ -12,9 +12,9 @@ import pytest
 import xarray as xr
 
 from cube import open_cube
-from cube.archive import build
+from cube.archive.build import build
 from cube.grid import Window
-from cube.manifest import open_manifest
+from cube.manifest.open import open_manifest
 from cube.reader import read_block
 from cube.settings import get_settings
 from cube.spec import CubeSpec

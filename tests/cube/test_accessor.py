@@ -12,12 +12,12 @@ import pytest
 import xarray as xr
 from affine import Affine
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.dataset import open_cube
 from cube.errors import ManifestError, SelectionError
 from cube.explain import explain
 from cube.io.trace import trace
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.selection import select
 from cube.spec import CubeSpec
 from cube.testing import Archive, write_archive, write_cog

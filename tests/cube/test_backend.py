@@ -6,7 +6,7 @@ import xarray as xr
 from rasterio.transform import from_origin
 
 from cube import open_cube
-from cube.archive import build
+from cube.archive.build import build
 from cube.backend import CubeBackendEntrypoint
 from cube.errors import BuildError, SelectionError
 from cube.io.trace import trace

@@ -17,8 +17,8 @@ from rasterio.transform import from_origin
 
 from cube.crs import crs_from_geokeys, height_unit
 from cube.errors import HeaderError
-from cube.header import GeoKeys, Header, parse_header
-from cube.ifd import ByteParts
+from cube.tiff.header import GeoKeys, Header, parse_header
+from cube.tiff.ifd import ByteParts
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

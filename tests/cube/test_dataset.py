@@ -16,7 +16,7 @@ from pyproj import Transformer
 from rasterio.transform import from_origin
 
 from cube import open_cube
-from cube.archive import build
+from cube.archive.build import build
 from cube.errors import BuildError, CatalogError, CubeError, ManifestError, SelectionError
 from cube.grid import Window
 from cube.io.trace import trace

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.drift import has_same_tiles, require_unchanged, version_of
 from cube.errors import SourceChangedError, SourceNotFoundError
 from cube.grid import Window

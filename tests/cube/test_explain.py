@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.dataset import open_cube
 from cube.engine.blocks import plan_blocks
 from cube.explain import Explanation, explain
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.reader import read_block
 from cube.selection import Selection, select
 from cube.settings import get_settings

@@ -13,14 +13,14 @@ import xarray as xr
 from affine import Affine
 
 import cube
+from cube.archive.update import append
 from cube.errors import CubeError, SelectionError
 from cube.info import describe, describe_in_words, readable_bytes, write_preview
 from cube.io.trace import trace
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.spelled import as_python
 from cube.testing import Archive, write_archive, write_cog
 from cube.testing.archive import unique_values
-from cube.update import append
 
 DATES = ("2024-04-09", "2024-05-09")
 SIZE = 256

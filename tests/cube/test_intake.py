@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.catalog import add_entry, manifest_entry
 from cube.intake import CubeSource
 from cube.testing.objectstore import ObjectStore

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rasterio.transform import from_origin
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.grid import Window
 from cube.plan import Target, plan_read
 from cube.testing.archive import unique_values, write_cog

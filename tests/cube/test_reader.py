@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.errors import ReadError, SelectionError, SourceChangedError, SourceNotFoundError
 from cube.grid import Window
 from cube.io.trace import trace

@@ -20,7 +20,7 @@ from fsspec.implementations.reference import LazyReferenceMapper
 import cube
 from cube.errors import ReferencesError
 from cube.io.trace import trace
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.references import plan_references, to_kerchunk
 from cube.testing import ObjectStore, unique_values, write_archive, write_cog
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.errors import SelectionError
 from cube.grid import Grid, Window
 from cube.selection import crop, select

@@ -25,7 +25,7 @@ from zarr.core.buffer import default_buffer_prototype
 import cube
 from cube.errors import SelectionError, SourceNotFoundError
 from cube.io.trace import trace
-from cube.manifest import Manifest, open_manifest
+from cube.manifest.open import Manifest, open_manifest
 from cube.store import Chunk, CubeStore, ZarrStore
 from cube.testing import unique_values, write_archive, write_cog
 

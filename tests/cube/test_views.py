@@ -16,7 +16,7 @@ from cube.algebra.masks import SCL_CLEAR, parse_mask
 from cube.engine.graph import read_bands
 from cube.errors import SelectionError
 from cube.io.trace import trace
-from cube.manifest import Manifest
+from cube.manifest.open import Manifest
 from cube.spec import Band
 from cube.testing import Archive, write_archive
 from cube.views import View, compute_block, open_view

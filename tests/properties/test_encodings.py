@@ -15,7 +15,7 @@ import rasterio
 import tifffile
 from rasterio.transform import from_origin
 
-from cube.decode import TileLayout, decode_into, decode_tile
+from cube.tiff.decode import TileLayout, decode_into, decode_tile
 
 HEIGHT, WIDTH = 53, 75
 TILE = {"tiled": True, "blockxsize": 32, "blockysize": 16}

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from rasterio.io import MemoryFile
 
 from cube.errors import HeaderError
-from cube.gdaltags import parse_items
-from cube.header import Header, Level, parse_header
-from cube.ifd import MAX_TILES, ByteParts, MissingBytesError
-from cube.outline import _shelf
+from cube.tiff.gdaltags import parse_items
+from cube.tiff.header import Header, Level, parse_header
+from cube.tiff.ifd import MAX_TILES, ByteParts, MissingBytesError
+from cube.tiff.outline import _shelf
 
 GRID = Affine(10.0, 0.0, 500000.0, 0.0, -10.0, 4000000.0)
 MOST_BYTES = 32 * 2**20

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from cube import open_cube
-from cube.archive import build
+from cube.archive.build import build
 from cube.grid import Window
 from cube.reader import read_block
 from cube.spec import CubeSpec

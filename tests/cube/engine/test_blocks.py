@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.engine.blocks import plan_blocks, tile_shape
 from cube.errors import SelectionError
 from cube.selection import select

@@ -13,12 +13,12 @@ from dask.base import tokenize
 from rasterio.transform import from_origin
 
 from cube import open_cube
-from cube.archive import build
+from cube.archive.build import build
 from cube.engine.cluster import NO_DASHBOARD
 from cube.engine.graph import ReadLayer
 from cube.io.trace import trace
 from cube.lazy import LazyBand
-from cube.manifest import open_manifest
+from cube.manifest.open import open_manifest
 from cube.selection import select
 from cube.spec import CubeSpec
 from cube.testing.archive import unique_values, write_cog

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cube.archive import build
+from cube.archive.build import build
 from cube.io import loop
 from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog

@@ -1,0 +1,1 @@
+"""What GDAL alone can read: the slow path, as exact as the fast one."""

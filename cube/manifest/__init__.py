@@ -1,0 +1,1 @@
+"""The columnar tables of an archive's headers: written whole, opened lazily, never changed in place."""

@@ -1,0 +1,1 @@
+"""STAC Items, Collections and Catalogs to sources."""
