@@ -1,6 +1,6 @@
 # Each target sets up what it needs first. GNU make 3.81 and a POSIX shell are enough; see docs/contributing.md.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench clean
+.PHONY: help setup demo test test-all check format bench corpus clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -29,6 +29,9 @@ check: setup ## Check format, lint, types and import contracts
 format: setup ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+corpus: setup ## Compare every TIFF of a folder with rasterio, as a table (CORPUS=/some/folder TO=build/corpus.md)
+	@$(BIN)/python -m scripts.corpus $(or $(CORPUS),$(CUBE_TEST_DATA),../shared/data) $(if $(TO),--to $(TO))
 
 bench: setup ## Run the benchmarks (ARGS="-k scan" to choose)
 	@$(PYTEST) benchmarks --benchmark-enable --benchmark-only $(ARGS)

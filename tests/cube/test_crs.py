@@ -125,7 +125,7 @@ def test_equal_keys_share_one_crs() -> None:
 
 def test_plain_codes_do_not_import_gdal() -> None:
     script = (
-        "import sys; from cube.crs import crs_from_geokeys as crs; from cube.header import GeoKeys;"
+        "import sys; from cube.crs import crs_from_geokeys as crs; from cube.tiff.header import GeoKeys;"
         "assert crs(GeoKeys(directory=(1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32633))).to_epsg() == 32633;"
         "sys.exit('rasterio' in sys.modules)"
     )

@@ -280,7 +280,7 @@ class TestAppend:
             append(manifest, files)
 
     def test_a_manifest_of_the_first_schema(self, tmp_path: Path) -> None:
-        data = Path(__file__).parents[1] / "data" / "schema1"
+        data = Path(__file__).parents[2] / "data" / "schema1"
         shutil.copytree(data, tmp_path / "old")
         manifest = open_manifest(str(tmp_path / "old" / "scenes.cube"))
         before = open_cube(manifest, mask_and_scale=False).load()

@@ -33,7 +33,7 @@ from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog
 
 DATES = ("20240101", "20240201", "20240301")
-SCHEMA1 = Path(__file__).parents[1] / "data" / "schema1"
+SCHEMA1 = Path(__file__).parents[2] / "data" / "schema1"
 
 
 def write_series(folder, dates=DATES, bands=("red", "nir"), tiles=2):
@@ -470,7 +470,7 @@ def test_a_process_that_only_reads_does_without_pandas(built, schema):
     code = (
         "import sys\n"
         "from cube.grid import Window\n"
-        "from cube.manifest import open_manifest\n"
+        "from cube.manifest.open import open_manifest\n"
         f"manifest = open_manifest({str(url)!r})\n"
         "found = manifest.select('red', range(2), Window(top=0, bottom=100, left=0, right=200), 0)\n"
         "manifest.load([each.source for each in found])\n"

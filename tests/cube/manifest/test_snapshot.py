@@ -30,7 +30,7 @@ from cube.source import Source, SourceBand
 from cube.spec import Band
 from cube.testing.archive import unique_values, write_cog
 
-SCHEMA1 = Path(__file__).parents[1] / "data" / "schema1"
+SCHEMA1 = Path(__file__).parents[2] / "data" / "schema1"
 DAY = np.timedelta64(1, "D")
 START = np.datetime64("2024-01-01", "us")
 HEIGHT, WIDTH = 40, 48

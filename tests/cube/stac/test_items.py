@@ -1,4 +1,4 @@
-"""STAC GeoParquet to Items; the other forms are tested with `cube.stac`, links with `cube.links`."""
+"""STAC GeoParquet to Items; the other forms are tested with `cube.stac.sources`, links with `cube.stac.links`."""
 
 from __future__ import annotations
 

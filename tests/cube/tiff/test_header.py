@@ -1,4 +1,4 @@
-"""`cube.header` against GDAL (rasterio) and tifffile, over real files, generated ones and hostile bytes."""
+"""`cube.tiff.header` against GDAL (rasterio) and tifffile, over real files, generated ones and hostile bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cube.tiff.ifd import MAX_TILES, ByteParts, MissingBytesError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-FOLDER = Path(os.environ.get("CUBE_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+FOLDER = Path(os.environ.get("CUBE_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
 FOUND = sorted(path for path in FOLDER.rglob("*") if path.suffix.lower() in (".tif", ".tiff"))
 CORPUS = [path.relative_to(FOLDER).as_posix() for path in FOUND] or ["absent"]
 DAMAGED = {"rasterio__rasterio/tests__data__corrupt.tif": "image 1 has 1 tiles past the end of the file"}
