@@ -8,7 +8,7 @@ from cube.tiff.ifd import MAX_TILE_BYTES, Image, Tag
 from cube.tiff.tiles import lacks_lengths
 
 _PLAIN, _JPEG, _LERC, _WEBP = 1, 7, 34887, 50001
-_FAST_CODECS = {_PLAIN, 5, _JPEG, 8, 32946, _LERC, 50000, _WEBP}  # with LZW, deflate (two codes) and zstd
+_FAST_CODECS = {_PLAIN, 5, _JPEG, 8, 32773, 32946, _LERC, 50000, _WEBP}  # with LZW, deflate (two), PackBits, zstd
 _CODECS = {2: "CCITT RLE", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old JPEG", 7: "JPEG", 32773: "PackBits",
            34661: "JBIG", 34676: "SGI Log", 34677: "SGI Log 24", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
            50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"}  # fmt: skip
@@ -20,7 +20,10 @@ _PHOTOMETRICS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CM
 _FAST_TYPES = {"u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f16", "f32", "f64", "c64", "c128"}
 _MASK_TYPES = {"u1", "u8"}
 _CODEC_TYPES = {_JPEG: {"u8"}, _WEBP: {"u8"}, _LERC: {"u8", "i8", "u16", "i16", "u32", "i32", "f32", "f64"}}
-_CODEC_COLOURS = {_JPEG: {(0, 1), (1, 1), (2, 1), (3, 1), (2, 3), (_YCBCR, 3)}, _WEBP: {(1, 3), (1, 4), (2, 3), (2, 4)}}
+_CODEC_COLOURS = {
+    _JPEG: {*((grey, 1) for grey in (0, 1, 2, 3)), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (_YCBCR, 3)},
+    _WEBP: {(1, 3), (1, 4), (2, 3), (2, 4)},
+}
 """(photometric, samples in a tile) that come out of the codec bit for bit as GDAL gives them."""
 
 

@@ -12,9 +12,9 @@ from xml.sax.saxutils import unescape
 
 import numpy as np
 
-_INTEGER = re.compile(r"\s*[+-]?\d{1,30}\s*", re.ASCII)
+_INTEGER = re.compile(r"\s*[+-]?\d{1,30}", re.ASCII)
 _NUMBER = re.compile(  # also as Windows prints what is none
-    r"\s*[+-]?(?:(nan|1\.#qnan|1\.#ind)|(inf|infinity|1\.#inf)|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?=\s|$)",
+    r"\s*[+-]?(?:(nan|1\.#qnan|1\.#ind)|(inf|infinity|1\.#inf)|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)",
     re.ASCII | re.IGNORECASE,
 )
 _SHORT = 4096  # characters: what files share is short, and a cache of long texts would take memory
@@ -93,15 +93,12 @@ def parse_nodata(tag: bytes, dtype: np.dtype[Any]) -> float | None:
 @functools.lru_cache(maxsize=512)
 def _nodata(tag: bytes, dtype: np.dtype[Any]) -> float | None:
     text = _text(tag)
-    value = int(text) if _INTEGER.fullmatch(text) else _number(text)
-    if value is None:
+    if not text:
         return None
+    # As GDAL, which reads what the text begins with, and takes what is no number for 0.
     if dtype.kind in "iu":
-        if not math.isfinite(value) or value != int(value):
-            return None
-        limits = np.iinfo(dtype)
-        return int(value) if limits.min <= value <= limits.max else None
-    value = float(value)
+        return _integer(text, dtype)
+    value = _number(text) or 0.0
     real = np.finfo(dtype).dtype  # of complex numbers GDAL compares the real part
     limit = float(np.finfo(real).max)
     if abs(abs(value) - limit) < 1e-10 * limit:  # texts of few digits that mean the largest number, as GDAL
@@ -111,6 +108,20 @@ def _nodata(tag: bytes, dtype: np.dtype[Any]) -> float | None:
     if real.itemsize == 2 and math.isfinite(value) and rounded != value:  # GDAL rounds that of wider floats only
         return None
     return rounded if math.isinf(value) or not math.isinf(rounded) else None
+
+
+def _integer(text: str, dtype: np.dtype[Any]) -> int | None:
+    match = _INTEGER.match(text)
+    number = _number(text) or 0.0
+    if dtype.itemsize == 8 or (match is not None and len(match[0]) == len(text.rstrip())):
+        value = int(match[0]) if match is not None else 0  # of 64 bits, GDAL does not read fractions and exponents
+    elif math.isfinite(number):
+        value = math.trunc(number)
+        if value != number and not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max:
+            return None
+    else:
+        return None
+    return value if np.iinfo(dtype).min <= value <= np.iinfo(dtype).max else None
 
 
 def _number(text: str) -> float | None:

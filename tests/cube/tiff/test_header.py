@@ -439,7 +439,8 @@ def test_gdal_metadata_that_is_not_plain_xml_is_not_covered(text: str) -> None:
         ("float32", "inf", math.inf), ("float32", "-1.#INF", -math.inf), ("float64", "-inf", -math.inf),
         ("float64", "-1.7976931348623157e+308", -1.7976931348623157e308), ("float64", ".5", 0.5),
         ("float64", "1,5", 1.5), ("float16", "-100", -100.0), ("float16", "nan", math.nan),
-        ("complex64", "7", 7.0),
+        ("complex64", "7", 7.0), ("uint8", "n/a", 0), ("uint8", "7abc", 7), ("uint8", "1_0", 1),
+        ("float32", "n/a", 0.0), ("int64", "n/a", 0), ("int64", "2e2", 2), ("int64", "9.9", 9), ("uint64", "nan", 0), ("int16", "2e2", 200),
     ],
 )  # fmt: skip
 def test_nodata_as_gdal(dtype: str, text: str, value: float | None) -> None:
@@ -452,7 +453,7 @@ def test_nodata_as_gdal(dtype: str, text: str, value: float | None) -> None:
 @pytest.mark.parametrize(
     ("dtype", "text", "value"),
     [
-        ("uint8", "n/a", None), ("uint8", "1.5", None), ("uint8", "7abc", None), ("uint8", "1_0", None),
+        ("uint8", "1.5", 1), ("uint8", "255.5", None),
         ("int64", "9223372036854775807", 2**63 - 1), ("uint64", "18446744073709551615", 2**64 - 1),
         ("uint64", "-9999", None), ("uint64", "18446744073709551616", None), ("float32", "1e39", None),
         ("float32", "-1.7976931348623157e+308", None), ("float64", "1e999", math.inf), ("uint8", "9" * 400, None),
@@ -460,8 +461,8 @@ def test_nodata_as_gdal(dtype: str, text: str, value: float | None) -> None:
     ],
 )  # fmt: skip
 def test_nodata_where_rasterio_is_of_another_mind(dtype: str, text: str, value: float | None) -> None:
-    # It takes what is no number as 0, cuts wide integers to a double's, makes infinity of what float32
-    # cannot hold, and gives what float16 cannot hold, which GDAL then finds in no pixel.
+    # It gives a fraction, of which GDAL finds the whole part in pixels, cuts wide integers to a double's, makes
+    # infinity of what float32 cannot hold, and gives what float16 cannot hold, which GDAL then finds in no pixel.
     assert same(parse(tiff(dtype, tags=[text_tag(42113, text)])).nodata, value)
 
 
@@ -580,7 +581,7 @@ def test_overviews_as_gdal(images: list[dict[str, Any]]) -> None:
         ([{"size": 256}, {"size": 64, "subfiletype": 2}, reduced(128)], None),
         ([{"size": 256}, reduced(128), reduced(64, tile=None)], None),
         ([{"size": 256}, reduced(128, dtype="uint16")], "samples of another type (u16, band-interleaved) at level 1"),
-        ([{"size": 256, "compression": "packbits"}, reduced(128)], "PackBits compression"),
+        ([{"size": 256, "compression": "lzma"}, reduced(128)], "LZMA compression"),
         ([{"size": 256, "compression": "lzma", "tile": None}], "LZMA compression"),
         ([{"size": 256, "dtype": "float16"}], None),
         ([{"size": 256, "dtype": "complex64"}], None),
@@ -614,11 +615,7 @@ def test_what_gdal_has_to_read_has_a_reason(images: list[dict[str, Any]], reason
         ("jpeg", {"count": 3, "photometric": "rgb", "interleave": "pixel"}, None),
         ("jpeg", {"count": 3, "interleave": "band"}, None),
         ("jpeg", {}, None),
-        (
-            "jpeg",
-            {"count": 4, "photometric": "rgb", "interleave": "pixel"},
-            "JPEG compression of 4 samples of RGB colours",
-        ),
+        ("jpeg", {"count": 4, "photometric": "rgb", "interleave": "pixel"}, None),
         (
             "jpeg",
             {"count": 4, "photometric": "cmyk", "interleave": "pixel"},
@@ -705,7 +702,7 @@ MASK, SMALL_MASK = {"size": 256, "subfiletype": 4}, {"size": 128, "subfiletype":
         ([{"size": 256}, SMALL_MASK | {"subfiletype": 4}], None, None),
         ([{"size": 256}, MASK | {"dtype": "uint16"}], None, None),
         ([{"size": 256}, MASK | {"dtype": "uint16"}, MASK], "mask", None),
-        ([{"size": 256}, MASK | {"compression": "packbits"}], "mask", "PackBits compression in a mask"),
+        ([{"size": 256}, MASK | {"compression": "lzma"}], "mask", "LZMA compression in a mask"),
         ([{"size": 256}, MASK | {"compression": "jpeg"}], "mask", "JPEG compression in a mask"),
         ([{"size": 256, "bands": (3,)}, MASK | {"bands": (2,)}], None, None),
         ([{"size": 256, "bands": (3,)}, MASK | {"bands": (3,)}], "mask", "3 samples in a mask"),
