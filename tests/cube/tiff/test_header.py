@@ -440,7 +440,8 @@ def test_gdal_metadata_that_is_not_plain_xml_is_not_covered(text: str) -> None:
         ("float64", "-1.7976931348623157e+308", -1.7976931348623157e308), ("float64", ".5", 0.5),
         ("float64", "1,5", 1.5), ("float16", "-100", -100.0), ("float16", "nan", math.nan),
         ("complex64", "7", 7.0), ("uint8", "n/a", 0), ("uint8", "7abc", 7), ("uint8", "1_0", 1),
-        ("float32", "n/a", 0.0), ("int64", "n/a", 0), ("int64", "2e2", 2), ("int64", "9.9", 9), ("uint64", "nan", 0), ("int16", "2e2", 200),
+        ("float32", "n/a", 0.0), ("int64", "n/a", 0), ("int64", "2e2", 2), ("int64", "9.9", 9),
+        ("uint64", "nan", 0), ("int16", "2e2", 200),
     ],
 )  # fmt: skip
 def test_nodata_as_gdal(dtype: str, text: str, value: float | None) -> None:
