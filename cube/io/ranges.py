@@ -7,8 +7,7 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -102,6 +101,21 @@ def plan_requests(
     return requests
 
 
+class _Hold:
+    """An amount of a budget, taken and given back; made for every request: no generator."""
+
+    __slots__ = ("_amount", "_budget")
+
+    def __init__(self, budget: Budget, amount: int) -> None:
+        self._budget, self._amount = budget, amount
+
+    async def __aenter__(self) -> None:
+        await self._budget.take(self._amount)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._budget.give(self._amount)
+
+
 class Budget:
     """How much may be outstanding at once, first come, first served; lives on the I/O loop."""
 
@@ -109,17 +123,12 @@ class Budget:
         self._total = self._free = total
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @asynccontextmanager
-    async def hold(self, amount: int) -> AsyncIterator[None]:
-        """Hold an amount until the block ends; one that is larger than all waits to be alone."""
-        held = min(amount, self._total)
-        await self._take(held)
-        try:
-            yield
-        finally:
-            self._give(held)
+    def hold(self, amount: int) -> _Hold:
+        """Hold an amount while `async with` lasts; one that is larger than all waits to be alone."""
+        return _Hold(self, min(amount, self._total))
 
-    async def _take(self, amount: int) -> None:
+    async def take(self, amount: int) -> None:
+        """Wait until an amount is free, and take it."""
         if not self._waiting and amount <= self._free:
             self._free -= amount
             return
@@ -129,10 +138,11 @@ class Budget:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give(amount)  # granted and cancelled in the same tick
+                self.give(amount)  # granted and cancelled in the same tick
             raise
 
-    def _give(self, amount: int) -> None:
+    def give(self, amount: int) -> None:
+        """Return an amount that was taken, and let those who wait for it go on."""
         self._free += amount
         while self._waiting:
             wanted, turn = self._waiting[0]

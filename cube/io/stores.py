@@ -74,7 +74,7 @@ def locate(href: str) -> tuple[ObjectStore, str]:
 
 
 def _locate(href: str) -> tuple[ObjectStore, str]:
-    path = local_path(href)
+    path = None if href.startswith(("http://", "https://")) else local_path(href)
     if path is not None:
         full = Path(absolute(href))
         if not full.parent.is_dir():

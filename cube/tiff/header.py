@@ -50,9 +50,9 @@ class GeoKeys:
         return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen, which would double the time to make one
 class Level:
-    """One image of the file: full resolution, an overview, or the mask of either."""
+    """One image of the file: full resolution, an overview, or the mask of either; nobody changes it."""
 
     width: int
     height: int
