@@ -134,13 +134,14 @@ def _named_manifest(text: str) -> str | None:
     """Return the manifest folder that a text names, or None where it names files."""
     if text.rstrip("/").endswith(".cube"):
         return absolute(text.rstrip("/"))
-    path = local_path(text)
-    if path is not None and (path / POINTER).exists():
-        return absolute(text)
-    if is_url(text) or (path is not None and path.exists()):
-        return None
-    entry = find_entry(text)
+    # A bare name is looked for in the catalogue first: a folder is often called as the cube that was built of it.
+    entry = find_entry(text) if Path(text).name == text else None
     if entry is None:
+        path = local_path(text)
+        if path is not None and (path / POINTER).exists():
+            return absolute(text)
+        if is_url(text) or (path is not None and path.exists()):
+            return None
         _refuse_unknown(text)
         return None
     url = entry.manifest_url(Path.cwd().as_posix())

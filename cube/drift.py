@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,14 @@ import numpy as np
 from cube.errors import SourceChangedError, SourceError, SourceNotFoundError
 from cube.io.ranges import ObjectVersion
 from cube.io.stores import local_path
-from cube.manifest.open import Manifest, SourceFacts
-from cube.scan import ScannedSource, scan_sources
+from cube.manifest.facts import SourceFacts, SourceLevel
+from cube.manifest.open import Manifest
+from cube.scan import scan_sources
 from cube.source import Source
+from cube.tiff.header import Header, Level
 
 _UNCOMPRESSED = 1
+_SAME_PLACE_PX = 0.01
 
 
 def version_of(facts: SourceFacts) -> ObjectVersion | None:
@@ -29,8 +31,8 @@ def require_unchanged(manifest: Manifest, source: int, facts: SourceFacts) -> No
     """Refuse to read a local source that was written since it was scanned.
 
     A remote one is asked with every request. A local one has no ETag that survives a copy of its folder, so the time
-    it was modified stands for it; where that differs, the file's own tile tables decide: those of compressed tiles
-    are the same only where the pixels are.
+    it was modified stands for it; where that differs, the file's header decides: the tile tables of compressed
+    tiles are the same only where the pixels are.
 
     Raises:
         SourceNotFoundError: It is gone.
@@ -43,38 +45,71 @@ def require_unchanged(manifest: Manifest, source: int, facts: SourceFacts) -> No
         stat = path.stat()
     except OSError:
         raise SourceNotFoundError(facts.href, "there is no such file") from None
-    modified = datetime.fromtimestamp(stat.st_mtime_ns // 1000 / 1e6, UTC)
+    modified = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stat.st_mtime_ns // 1000)
     known = ObjectVersion(size=facts.size, etag=None, last_modified=facts.last_modified)
     change = known.change(size=stat.st_size, etag=None, last_modified=modified)
-    if change is None or (stat.st_size == facts.size and _is_copy(manifest, source, facts.href, stat.st_mtime_ns)):
+    if change is None or (stat.st_size == facts.size and _is_copy(manifest, source, facts, stat.st_mtime_ns)):
         return
     raise SourceChangedError(facts.href, change)
 
 
-@functools.lru_cache(maxsize=65536)
-def _is_copy(manifest: Manifest, source: int, href: str, mtime_ns: int) -> bool:
-    """Whether a file holds the tiles that the manifest knows; `mtime_ns` makes the answer one about this version."""
-    del mtime_ns
-    if manifest.facts(source).path == "gdal":
+def _is_copy(manifest: Manifest, source: int, facts: SourceFacts, mtime_ns: int) -> bool:
+    """Whether a file holds what the manifest knows; a copy is looked into once, until it is written again."""
+    if facts.path == "gdal":
         return False
-    found, _ = scan_sources([Source(href=href, item=Path(href).stem)])
-    return bool(found) and has_same_tiles(manifest, source, found[0])
+    key = (manifest.url, manifest.version, facts.href, mtime_ns)
+    if key not in _copies:
+        found, _ = scan_sources([Source(href=facts.href, item=Path(facts.href).stem)])
+        if not found or not is_same_header(manifest, source, found[0].header):
+            return False
+        if len(_copies) >= _MOST_COPIES:
+            _copies.clear()
+        _copies.add(key)
+    return True
 
 
-def has_same_tiles(manifest: Manifest, source: int, scanned: ScannedSource) -> bool:
-    """Return whether a file's tile tables are those of the manifest, and say so of its pixels, too."""
-    for level, found in enumerate(scanned.header.levels):
+_copies: set[tuple[str, str, str, int]] = set()
+_MOST_COPIES = 65536
+
+
+def is_same_header(manifest: Manifest, source: int, header: Header) -> bool:
+    """Return whether a file's header is the one that the manifest knows, and so its pixels are."""
+    return _is_described(manifest, manifest.facts(source), header) and _has_same_tiles(manifest, source, header)
+
+
+def _is_described(manifest: Manifest, facts: SourceFacts, header: Header) -> bool:
+    """Whether the numbers of a file mean what the manifest says, and lie where it says."""
+    names = ["dtype", "byteorder", "samples", "interleave"]
+    names += ["photometric", "validity"] if manifest.schema > 1 else []
+    if any(getattr(facts, name) != getattr(header, name) for name in names) or header.transform is None:
+        return False
+    if repr(facts.nodata) != repr(header.nodata):  # NaN is NaN
+        return False
+    a, b, c, d, e, f = tuple(header.transform)[:6]
+    steps = np.array([a, b, d, e]), np.array(manifest.grid.transform)[[0, 1, 3, 4]]
+    (column,), (row,) = manifest.grid.to_pixels(np.array([c]), np.array([f]))
+    is_there = max(abs(column - facts.column), abs(row - facts.row)) < _SAME_PLACE_PX
+    return is_there and np.allclose(*steps, rtol=1e-6, atol=0)
+
+
+def _has_same_tiles(manifest: Manifest, source: int, header: Header) -> bool:
+    for level, found in enumerate(header.levels):
         try:
-            known = manifest.image(source, level)
+            pairs = [(manifest.image(source, level), found)]
+            if found.mask is not None:
+                pairs.append((manifest.mask(source, level), found.mask))
         except SourceError:
             return False
-        same = (
-            (known.width, known.height, known.tile_width, known.tile_height, known.compression, known.predictor)
-            == (found.width, found.height, found.tile_width, found.tile_height, found.compression, found.predictor)
-            and found.compression != _UNCOMPRESSED
-            and np.array_equal(known.offsets, found.offsets.astype("int64"))
-            and np.array_equal(known.lengths, found.lengths.astype("int64"))
-        )
-        if not same:
+        if not all(_is_same_image(known, image) for known, image in pairs):
             return False
     return True
+
+
+def _is_same_image(known: SourceLevel, found: Level) -> bool:
+    names = ("width", "height", "tile_width", "tile_height", "compression", "predictor")
+    return (
+        all(getattr(known, name) == getattr(found, name) for name in names)
+        and found.compression != _UNCOMPRESSED
+        and np.array_equal(known.offsets, found.offsets.astype("int64"))
+        and np.array_equal(known.lengths, found.lengths.astype("int64"))
+    )

@@ -255,7 +255,9 @@ def _place_with_gdal(job: _Job, spec: CubeSpec) -> None:
         else:
             normalise(values, target.how, part)
     if job.valid is not None:
-        job.valid[...] = read_valid_with_gdal(facts.href, file, level=spec.level, window=read.window)
+        job.valid[...] = read_valid_with_gdal(
+            facts.href, file, validity=str(facts.validity), level=spec.level, window=read.window
+        )
 
 
 def _apply_masks(manifest: Manifest, jobs: Sequence[_Job]) -> None:

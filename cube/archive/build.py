@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cube.archive.assembly import Options, assemble
-from cube.archive.inputs import default_name, find_sources, require_arguments
+from cube.archive.inputs import default_name, find_sources, holds_secret, require_arguments
 from cube.errors import BuildError
 from cube.io.stores import absolute
 from cube.manifest.open import Manifest, open_manifest
@@ -109,6 +109,9 @@ def build(
 
 def _spelled(what: Any) -> dict[str, Any]:
     """Return what can be written down of what a user gave, so that it means the same in another folder."""
+    texts = [what] if isinstance(what, (str, Path)) else what
+    if isinstance(texts, (list, tuple)) and any(holds_secret(str(each)) for each in texts):
+        return {}
     if isinstance(what, (str, Path)):
         return {"what": absolute(str(what))}
     if isinstance(what, (list, tuple)) and len(what) <= _MOST_SPELLED and all(isinstance(e, (str, Path)) for e in what):

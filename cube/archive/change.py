@@ -14,10 +14,11 @@ from cube.archive.assembly import Options, harmonize, placed, rule_words, to_mem
 from cube.archive.coverage import Coverage, Placed
 from cube.archive.encoding import Sample, Stored, as_stored
 from cube.archive.labels import PlainFile, footprint, label_samples
-from cube.archive.naming import Pattern
+from cube.archive.naming import Pattern, band_words
 from cube.archive.survey import Surveyed
 from cube.errors import BuildError, ManifestError
 from cube.grid import CommonGrid, Extent, common_grid
+from cube.io.stores import href_path
 from cube.manifest.open import Manifest, open_manifest
 from cube.manifest.snapshot import Member, update_manifest
 from cube.manifest.stored import StoredSource
@@ -43,7 +44,8 @@ class Change:
             removed: Positions of those that leave the cube, or are replaced.
         """
         self._manifest, self._options, self._removed = manifest, options, removed
-        self._stored = {each.source.href: each for each in stored}
+        self._all = tuple(stored)
+        self._stored = {each.source.href: each for each in stored}  # several Items may name one file
         self._kept = [each for each in stored if each.position not in set(removed)]
         self._members: list[Member] = []
         self._place()
@@ -111,12 +113,12 @@ class Change:
 
     def _require_cover(self) -> None:
         """Refuse sources that overlap, and holes where the band has no number for them and had none before."""
-        before = Coverage([_placed(each, 0, 0) for each in self._stored.values()], self._manifest.grid)
+        before = Coverage([_placed(each, 0, 0) for each in self._all], self._manifest.grid)
         for band in self._manifest.bands:
             holes = self._coverage.holes(band.name)
             if not holes or band.nodata is not None or np.dtype(band.dtype).kind in "fc" or before.holes(band.name):
                 continue
-            own = {each.nodata for stored in self._stored.values() for each in stored.bands if each.name == band.name}
+            own = {each.nodata for stored in self._all for each in stored.bands if each.name == band.name}
             if band.hole not in own:
                 raise BuildError(
                     f"band {band.name!r} ({band.dtype}, no nodata value) would be missing at {len(holes)} places or "
@@ -145,10 +147,23 @@ class Change:
         return [tuple(self._rename(each, names)) for each in labelled]
 
     def _inferred(self, surveyed: Sequence[Surveyed]) -> str | None:
-        """Return the pattern that was found out at the build, where it fits: else names are understood together."""
+        """Return the pattern that was found out at the build, where it fits: else names are understood together.
+
+        Raises:
+            BuildError: The sources of the cube are all called by one band, and one of these by another.
+        """
         pattern = self._manifest.built.get("inferred")
         hrefs = [each.scanned.source.href for each in surveyed if not each.scanned.source.bands]
-        return pattern if pattern is not None and all(map(Pattern(pattern).match, hrefs)) else None
+        if pattern is None:
+            return None
+        odd = [href for href in hrefs if Pattern(pattern).match(href) is None]
+        own = band_words(re.sub(r"\{.*?\}", "_", pattern))
+        other = [href for href in odd if own and not band_words(href_path(href).rpartition("/")[2]) <= own]
+        if other:
+            raise BuildError(
+                f"{other[0]} names another band than the sources of the cube, which are called like {pattern}; {AGAIN}"
+            )
+        return None if odd else str(pattern)
 
     def _plain_files(self) -> dict[str, PlainFile]:
         is_one_band = self._options.bands_as is not None
@@ -209,10 +224,15 @@ def require_fit(sample: Sample, band: Band, fill_value: float | None) -> None:
             f"band {band.name!r} of {href} is {_in_words(stored.dtype.name, stored.scale, stored.offset)}, which does "
             f"not fit the cube's {_in_words(band.dtype, band.scale, band.offset)}; {AGAIN}"
         ) from None
+    if stored.validity is not None and band.nodata is None and _is_value(band.hole, stored, band):
+        raise BuildError(
+            f"band {band.name!r} of {href} has a validity {stored.validity}, and the cube has no number for it; {AGAIN}"
+        )
     if band.classes:
         return  # "no data" is one of the classes, and stays what it is
     if band.nodata is not None:
-        if fill_value is None and _is_value(band.nodata, stored, band):
+        is_users = fill_value is not None and as_stored(fill_value, np.dtype(band.dtype)) == band.nodata
+        if not is_users and _is_value(band.nodata, stored, band):
             raise BuildError(
                 f"band {band.name!r} of {href} has {band.nodata:g} as a value, which is the cube's nodata (the file's "
                 f"own: {_number(stored.nodata)}); {AGAIN}"
@@ -220,8 +240,8 @@ def require_fit(sample: Sample, band: Band, fill_value: float | None) -> None:
         return
     # Bits are never masked: that a number means "no data" is known, and changes nothing.
     has_own = stored.nodata is not None and not math.isnan(stored.nodata) and not sample.is_class
-    if has_own or (stored.validity is not None and _is_value(band.hole, stored, band)):
-        what = f"nodata {stored.nodata:g}" if stored.nodata is not None else f"a validity {stored.validity}"
+    if has_own:
+        what = f"nodata {stored.nodata:g}"
         raise BuildError(f"band {band.name!r} of {href} has {what}, and the cube has no number for it; {AGAIN}")
 
 

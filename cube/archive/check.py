@@ -135,7 +135,7 @@ async def _look_at_all(manifest: Manifest, patch_url: PatchUrl, progress: Progre
 
 async def _look_at(manifest: Manifest, source: int, patch_url: PatchUrl) -> None:
     """Raise what is wrong with a source, as the store says it."""
-    facts = manifest.facts(source)
+    facts = await asyncio.to_thread(manifest.facts, source)  # which may have to read the manifest again
     if local_path(facts.href) is not None:
         await asyncio.to_thread(require_unchanged, manifest, source, facts)
     head = await read_head(facts.href, 1, signed=sign(facts.href, patch_url))

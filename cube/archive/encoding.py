@@ -116,7 +116,8 @@ def choose_encoding(name: str, samples: Sequence[Sample], *, fill_value: float |
         dtype = _join(name, kinds)
         dtype, nodata = _choose_nodata(name, kinds, dtype, is_class=is_class, fill_value=fill_value, holes=holes)
     info, header = samples[0].info, samples[0].scanned.header
-    classes = _merge_classes(samples)
+    # Floats are measurements, whatever a catalogue calls some of them.
+    classes = _merge_classes(samples) if dtype.kind in "iu" else ()
     return Band(
         name=name,
         dtype=dtype.name,

@@ -147,13 +147,20 @@ def _from_text(text: str, bands: Sequence[str] | None) -> Iterable[Source]:
     return [_plain(path.as_posix())]
 
 
+def holds_secret(text: str) -> bool:
+    """Return whether a URL carries a signature, or the password of a user."""
+    keys = {key.lower() for key, _ in parse_qsl(text.partition("?")[2], keep_blank_values=True)}
+    # In az:// and abfs:// a container may stand before the "@".
+    is_http = text.startswith(("http://", "https://"))
+    return bool(keys & _SIGNATURES) or (is_http and "@" in text.split("/", 3)[2])
+
+
 def _refuse_signed(sources: Sequence[Source]) -> None:
     for source in sources:
-        keys = {key.lower() for key, _ in parse_qsl(source.href.partition("?")[2], keep_blank_values=True)}
-        if keys & _SIGNATURES:
+        if holds_secret(source.href):
             raise BuildError(
-                f"{redact(source.href)} carries a signature, which a manifest must not keep; give unsigned hrefs, and "
-                "patch_url= with the function that signs them"
+                f"{redact(source.href)} carries a signature or password, which a manifest must not keep; give unsigned "
+                "hrefs, and patch_url= with the function that signs them"
             )
 
 

@@ -306,6 +306,11 @@ _MARK = "\u16a0"
 """Stands for a date in a name that is being split: a letter, so that the name does not split there."""
 
 
+def band_words(text: str) -> set[str]:
+    """Return the words of a name that are called as bands are ("red", "B04"), in small letters."""
+    return {word.lower() for word in _SEPARATORS.split(text) if _BAND_LIKE.fullmatch(word)}
+
+
 def suggest_pattern(hrefs: Sequence[str]) -> str:
     """A pattern that fits the names of all files (at least one), with `time`, `band` and `tile` guessed."""
     names = [href_path(href).rpartition("/")[2] for href in hrefs]

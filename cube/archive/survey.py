@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cube.crs import crs_from_geokeys, crs_from_text, height_unit
 from cube.errors import BuildError, HeaderError, SourceError, UnsupportedSourceError
 from cube.gdal.handles import BlockCache
-from cube.gdal.read import gdal_header
+from cube.gdal.read import count_mask_levels, gdal_header
 from cube.gdal.sidecars import find_sidecars
 from cube.grid import Extent
 from cube.io import loop
@@ -130,6 +130,10 @@ def _survey_with_gdal(
             version = ObjectVersion(size=size, etag=etag, last_modified=modified)
             file = BlockCache(RangeFile(href, signed=signed, version=version))
         header = replace(gdal_header(href, file), needs_gdal=reason)
+        is_masked = known is not None and all(level.mask is not None for level in known.header.levels)
+        if header.validity == "mask" and not is_masked:
+            # GDAL calls all pixels of an overview valid where the mask has none of its own, and does not say so.
+            header = replace(header, levels=header.levels[: max(1, count_mask_levels(href))])
     except SourceError as error:
         return error
     return ScannedSource(source=source, header=header, size=size, etag=etag, last_modified=modified)

@@ -13,9 +13,10 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from cube.errors import HeaderError, ReadError, UnsupportedSourceError
+from cube.errors import HeaderError, ReadError, SourceChangedError, UnsupportedSourceError
 from cube.gdal.handles import BlockCache, open_raster
 from cube.grid import Window
+from cube.io.stores import local_path
 from cube.tiff.gdaltags import parse_nodata
 from cube.tiff.header import Header, Level
 from cube.tiff.ifd import MAX_IMAGES, MAX_TILE_BYTES
@@ -51,6 +52,15 @@ def gdal_header(href: str, file: io.RawIOBase | BlockCache | None = None) -> Hea
         return _header(href, opened.base, levels)
 
 
+def count_mask_levels(href: str) -> int:
+    """Return of how many levels of a local file the mask file beside it says what is valid; 0 where there is none."""
+    path = local_path(f"{href}.msk")
+    if path is None or not path.is_file():
+        return 0
+    with open_raster(path.as_posix(), None, HeaderError, is_quiet=True) as opened:
+        return 1 + len(opened.base.overviews(1))
+
+
 def read_with_gdal(
     href: str, file: io.RawIOBase | BlockCache | None = None, *, level: int, samples: Sequence[int], window: Window
 ) -> NDArray[Any]:
@@ -71,16 +81,22 @@ def read_with_gdal(
 
 
 def read_valid_with_gdal(
-    href: str, file: io.RawIOBase | BlockCache | None = None, *, level: int, window: Window
+    href: str, file: io.RawIOBase | BlockCache | None = None, *, level: int, window: Window, validity: str | None = None
 ) -> NDArray[np.bool_]:
     """Return which pixels of a window are valid by the file's mask or alpha: (rows, columns).
 
+    `validity` is what must still say so; not asked where None.
+
     Raises:
         SourceNotFoundError: There is no such file.
+        SourceChangedError: It has no such mask any more, or the file that holds it cannot be seen.
         ReadError: The mask cannot be fetched or decoded, or the window lies outside of the file.
         UnsupportedSourceError: GDAL would have to follow a name to another file.
     """
     with open_raster(href, file, ReadError) as opened, opened.at(level) as dataset:
+        found = _validity(href, dataset)
+        if validity is not None and found != validity:
+            raise SourceChangedError(href, f"it had a validity {validity} and has {found or 'none'}")
         mask = dataset.read_masks(1, window=_place(href, dataset, window))
     return np.asarray(mask != 0)
 

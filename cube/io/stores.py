@@ -99,9 +99,12 @@ def sign(href: str, patch_url: Callable[[str], str] | None) -> str | None:
     if patch_url is None:
         return None
     try:
-        return patch_url(href)
+        signed = patch_url(href)
     except Exception as error:
         raise ReadError(href, f"patch_url failed with {type(error).__name__}: {redact(str(error))}") from error
+    if not isinstance(signed, str):
+        raise ReadError(href, f"patch_url gave a {type(signed).__name__}, not a URL")
+    return signed
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,9 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from cube.errors import ManifestError, ReadError, SelectionError, SourceError, S
 from cube.grid import Grid, Window
 from cube.io import loop
 from cube.io.ranges import read_all
-from cube.io.stores import absolute, join, local_path
+from cube.io.stores import absolute, is_url, join, local_path
 from cube.manifest.contributions import Contribution, Contributions
 from cube.manifest.facts import FactGroup, ImageGroup, SourceFacts, SourceLevel
 from cube.manifest.schema import FACT_COLUMNS, IMAGE_COLUMNS, upgrade_sources, upgrade_tiles
@@ -139,13 +141,17 @@ class Manifest:
         """Return one source's facts, its place on the grid of `level`."""
         by_rows, by_columns = self._factors[level]
         places = self._places
-        values = self._facts[int(places.part[source])].find(int(places.part_row[source]))
-        href = join(parent(self.url), values["href"])
+        values = dict(self._facts[int(places.part[source])].find(int(places.part_row[source])))
+        name = values["href"]
+        if local_path(self.url) is not None or is_url(name):
+            href = join(parent(self.url), name)
+        else:
+            # Scanned on a disk, and then put on a store: a name that is to be quoted, another ETag and time, but the
+            # same bytes.
+            href = join(parent(self.url), name if Path(name).is_absolute() else quote(name))
+            values["etag"] = values["last_modified"] = None
         if local_path(href) is not None and local_path(self.url) is None:
             raise ManifestError(f"{self.url} names {href}, a file of this machine, which a remote manifest must not")
-        if href != values["href"] and local_path(href) is None:
-            # Scanned on a disk, and then put on a store: another ETag and time, but the same bytes.
-            values["etag"] = values["last_modified"] = None
         values["href"] = href
         return SourceFacts(
             row=int(places.row[source]) // by_rows,

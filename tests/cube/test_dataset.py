@@ -318,9 +318,10 @@ def test_names_of_the_catalogue_in_the_current_folder(catalog, truth):
         open_cube("nobody")
 
 
-def test_a_path_that_is_there_comes_before_a_name(catalog, tmp_path):
+def test_a_name_comes_before_a_folder_that_is_called_so(catalog, tmp_path):
     write(tmp_path / "ours", unique_values((70, 80), "uint8"))
-    assert list(open_cube("ours").data_vars) == ["band_1"]
+    assert list(open_cube("ours").data_vars) == ["nir", "red"]
+    assert list(open_cube("./ours").data_vars) == ["band_1"]
 
 
 @pytest.mark.parametrize("suffix", ["", "/"])

@@ -11,7 +11,8 @@ import pytest
 import rasterio
 
 from cube.archive.build import build
-from cube.drift import has_same_tiles, require_unchanged, version_of
+from cube.dataset import open_cube
+from cube.drift import is_same_header, require_unchanged, version_of
 from cube.errors import SourceChangedError, SourceNotFoundError
 from cube.grid import Window
 from cube.io.ranges import ObjectVersion
@@ -150,7 +151,7 @@ def test_tile_tables_tell_files_apart(local, tmp_path, options):
     def same(path):
         (scanned,), errors = scan_sources([Source(href=path.as_posix(), item="a")])
         assert not errors
-        return has_same_tiles(manifest, 0, scanned)
+        return is_same_header(manifest, 0, scanned.header)
 
     write(tmp_path / "same.tif")
     assert same(tmp_path / "same.tif")
@@ -215,3 +216,37 @@ def test_what_tells_versions_apart(etag, modified, size, words):
 def test_weak_etags_are_no_precondition():
     assert ObjectVersion(size=1, etag='W/"a"', last_modified=None).precondition is None
     assert ObjectVersion(size=1, etag=None, last_modified=THEN).precondition is None
+
+
+def test_a_file_with_the_same_tiles_and_another_nodata_is_no_copy(tmp_path):
+    path = tmp_path / "a.tif"
+    values = np.arange(96 * 96, dtype="uint16").reshape(96, 96) % 7
+    write_cog(path, values, nodata=1)
+    manifest = build(path, to=tmp_path / "a.cube")
+    size = path.stat().st_size
+    write_cog(path, values, nodata=5)
+    assert path.stat().st_size == size
+    os.utime(path, (1e9, 1e9))
+    with pytest.raises(SourceChangedError):
+        open_cube(manifest).band_1.load()
+
+
+def test_a_mask_beside_a_file_that_vanished_is_noticed(tmp_path):
+    path = tmp_path / "a.tif"
+    write_cog(path, np.full((64, 64), 7, "uint8"), driver="GTiff")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
+        file.write_mask(np.tri(64, dtype="bool"))
+    manifest = build(path, to=tmp_path / "a.cube")
+    assert np.isnan(open_cube(manifest).band_1.values).sum() == 64 * 63 // 2
+    (tmp_path / "a.tif.msk").unlink()
+    with pytest.raises(SourceChangedError, match="it had a validity mask and has none"):
+        open_cube(manifest).band_1.load()
+
+
+def test_names_that_a_url_would_take_apart_are_quoted(tmp_path):
+    values = np.arange(64 * 64, dtype="uint16").reshape(64, 64)
+    write_cog(tmp_path / "files" / "a#1 b%20.tif", values)
+    build(tmp_path / "files", to=tmp_path / "files" / "a.cube")
+    with ObjectStore(tmp_path / "files") as store:
+        found = open_cube(f"{store.url}/a.cube", mask_and_scale=False)
+        np.testing.assert_array_equal(found.band_1.values, values)

@@ -13,9 +13,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pystac
 import pytest
+import rasterio
 from rasterio.transform import from_origin
 
 from cube.archive.build import build, count_by_band
+from cube.dataset import open_cube
 from cube.errors import BuildError, CubeError, ManifestError, ReadError, SelectionError, SourceNotFoundError
 from cube.grid import Window
 from cube.reader import read_block
@@ -562,7 +564,7 @@ def test_a_source_that_vanished_is_named(tmp_path):
 
 @pytest.mark.parametrize("key", ["sig", "X-Amz-Signature", "X-Goog-Signature", "token"])
 def test_hrefs_that_are_signed_already_are_refused(key):
-    with pytest.raises(BuildError, match=r"a\.tif\?… carries a signature, .*; give unsigned hrefs, and patch_url="):
+    with pytest.raises(BuildError, match=r"a\.tif\?… carries a signature .*; give unsigned hrefs, and patch_url="):
         build(f"https://host/a.tif?v=1&{key}={SECRET}")
 
 
@@ -586,3 +588,31 @@ def test_samples_that_the_catalogue_does_not_describe_are_bands_too(items, tmp_p
 def test_no_bands_at_all_is_told(series):
     with pytest.raises(BuildError, match=r"bands=\[\]: give names of bands, or None for all"):
         build(series[0], bands=[])
+
+
+def test_passwords_are_refused_and_signed_catalogues_are_not_written_down(tmp_path):
+    with pytest.raises(BuildError, match=r"^http://…@host/a\.tif carries a signature or password") as caught:
+        build(f"http://bob:{SECRET}@host/a.tif")
+    assert SECRET not in str(caught.value)
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": "i", "geometry": None, "links": [],
+        "properties": {"datetime": "2024-01-01T00:00:00Z"},
+        "assets": {"red": {"href": "a.tif", "type": "image/tiff; application=geotiff", "roles": ["data"]}},
+    }  # fmt: skip
+    write(tmp_path / "a.tif")
+    (tmp_path / "i.json").write_text(json.dumps(item))
+    with ObjectStore(tmp_path) as store:
+        manifest = build(f"{store.url}/i.json?sig={SECRET}", to=tmp_path / "a.cube")
+    assert not any(SECRET.encode() in path.read_bytes() for path in (tmp_path / "a.cube").iterdir() if path.is_file())
+    assert "what" not in manifest.built
+
+
+def test_levels_end_where_the_mask_does(tmp_path):
+    path = tmp_path / "a.tif"
+    write(path, dtype="uint8", driver="GTiff")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.build_overviews([2])
+        file.write_mask(np.arange(file.width) % 2 == np.zeros((file.height, 1)))
+    manifest = build(path, to=tmp_path / "a.cube")
+    assert len(manifest.levels) == 1
+    assert np.isnan(open_cube(manifest).band_1.values).mean() == 0.5

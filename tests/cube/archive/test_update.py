@@ -534,3 +534,14 @@ class TestRules:
 def offsets(manifest: Manifest) -> list[float]:
     found = [(each.source.time, band.offset) for each in read_stored(manifest) for band in each.bands]
     return [offset for _, offset in sorted(found)]
+
+
+def test_a_file_of_another_band_does_not_join_a_cube_of_one(tmp_path):
+    for date in ("20240101", "20240102", "20240103"):
+        write_cog(tmp_path / "files" / f"t_{date}_red.tif", unique_values((64, 64), "uint8"))
+    manifest = build(tmp_path / "files", to=tmp_path / "a.cube")
+    nir = write_cog(tmp_path / "t_20240105_nir.tif", unique_values((64, 64), "uint8"))
+    with pytest.raises(BuildError, match=r"t_20240105_nir\.tif names another band than the sources of the cube"):
+        append(manifest, nir)
+    red = write_cog(tmp_path / "t_20240105_red.tif", unique_values((64, 64), "uint8"))
+    assert len(append(manifest, red).manifest) == 4
