@@ -50,7 +50,7 @@ def require_unchanged(manifest: Manifest, source: int, facts: SourceFacts) -> No
     change = known.change(size=stat.st_size, etag=None, last_modified=modified)
     if change is None or (stat.st_size == facts.size and _is_copy(manifest, source, facts, stat.st_mtime_ns)):
         return
-    raise SourceChangedError(facts.href, change)
+    raise SourceChangedError.because(facts.href, change)
 
 
 def _is_copy(manifest: Manifest, source: int, facts: SourceFacts, mtime_ns: int) -> bool:

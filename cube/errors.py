@@ -28,8 +28,11 @@ class MissingExtraError(CubeError):
 class SourceError(CubeError):
     """Something is wrong with one source; `href` names it and `reason` says what."""
 
+    hint = ""
+    """What to do, where it is the same for every error of a kind; ends the message and is no part of `reason`."""
+
     def __init__(self, href: str, reason: str) -> None:
-        super().__init__(f"{href}: {reason}")
+        super().__init__(f"{href}: {reason}{self.hint}")
         self.href = href
         self.reason = reason
 
@@ -40,6 +43,10 @@ class SourceError(CubeError):
 
 class HeaderError(SourceError):
     """Not a TIFF, or one whose header is damaged, truncated or absurd."""
+
+
+class NotTiffError(HeaderError):
+    """A file of another kind, or none at all."""
 
 
 class UnsupportedSourceError(SourceError):
@@ -57,9 +64,12 @@ class SourceNotFoundError(ReadError):
 class SourceChangedError(ReadError):
     """A source is no longer what it was when its header was read; what its manifest says of it no longer holds."""
 
-    def __init__(self, href: str, reason: str) -> None:
-        hint = "its manifest describes an older version of it: run `cube refresh` on the cube"
-        super().__init__(href, reason if reason.endswith(hint) else f"changed since it was scanned ({reason}); {hint}")
+    hint = "; its manifest describes an older version of it: run `cube refresh` on the cube"
+
+    @classmethod
+    def because(cls, href: str, change: str) -> SourceChangedError:
+        """Return the error that says what changed."""
+        return cls(href, f"changed since it was scanned ({change})")
 
 
 class BuildError(CubeError):

@@ -124,13 +124,12 @@ def _costs(
     manifest: Manifest, bands: Sequence[str], times: Sequence[int], window: Window, level: int
 ) -> Iterator[SourceCost]:
     for read in plan_read(manifest, bands, times, window, level).sources:
-        pieces = [*read.pieces, *read.mask]
         requests = plan_source_requests(read)
-        present = sum(bool(piece.length) for piece in pieces)
+        present = sum(bool(piece.length) for piece in read.pieces)
         yield SourceCost(
             href=read.facts.href,
             tiles=present,
-            sparse=len(pieces) - present,
+            sparse=len(read.pieces) - present,
             requests=len(requests),
             bytes=sum(request.stop - request.start for request, _ in requests),
             path=read.facts.path,

@@ -16,11 +16,15 @@ from cube.settings import get_settings
 from cube.tiff.decode import TileLayout
 from cube.tiff.header import Header, Level
 
+VALIDITY = ""
+"""Stands for a band where a sample says which pixels of its source are valid."""
+
 
 class Target(NamedTuple):
     """Where one sample of an image goes: a band and a position on the output's time axis."""
 
     band: str
+    """Or `VALIDITY`."""
     time: int
     sample: int
     """Position within the tile (within the file, where GDAL reads it)."""
@@ -29,7 +33,7 @@ class Target(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """One tile, the part of it that is wanted, and where that lands in the window (in the box, for a mask's tile)."""
+    """One tile, the part of it that is wanted, and where that lands in the window."""
 
     offset: int
     length: int
@@ -59,9 +63,7 @@ class SourceRead:
     """The same part, in pixels of the source's image."""
     targets: tuple[Target, ...]
     pieces: list[Piece]
-    """Empty where GDAL reads the source."""
-    mask: list[Piece]
-    """The tiles that say which pixels are valid, where a mask or an alpha sample does."""
+    """With the tiles that say which pixels are valid, if any do; none where GDAL reads the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +132,13 @@ def _plan_source(
         for position in at[found.time]
     )
     pieces: list[Piece] = []
-    mask: list[Piece] = []
     if facts.path == "fast":
-        pieces = plan_image(facts, image, part, targets, (down, across))
-        mask = _mask_pieces(manifest, source, level, facts, image, part)
-    return SourceRead(facts=facts, source=source, box=box, window=part, targets=targets, pieces=pieces, mask=mask)
+        # Alpha is a sample of the image: it comes with the tiles of the others where they are interleaved.
+        alpha = (Target(VALIDITY, 0, facts.samples - 1),) if facts.validity == "alpha" else ()
+        pieces = plan_image(facts, image, part, (*targets, *alpha), (down, across))
+        if facts.validity == "mask":
+            pieces += _mask_pieces(facts, manifest.mask(source, level), part, (down, across))
+    return SourceRead(facts=facts, source=source, box=box, window=part, targets=targets, pieces=pieces)
 
 
 def plan_image(
@@ -171,19 +175,7 @@ def _layout(facts: SourceFacts | Header, image: SourceLevel | Level) -> TileLayo
     )
 
 
-def _mask_pieces(
-    manifest: Manifest, source: int, level: int, facts: SourceFacts, image: SourceLevel, part: Window
-) -> list[Piece]:
-    """Return the tiles that say which pixels of a part are valid; they land in an array of the part's own shape."""
-    if facts.validity is None:
-        return []
-    origin = -part.top, -part.left
-    if facts.validity == "alpha":
-        # The last sample; its tile is the pixels' own where samples are interleaved, and is then decoded again:
-        # rare, and cheaper than a path of its own.
-        alpha = facts.samples - 1
-        return plan_image(facts, image, part, (Target("", 0, alpha),), origin)
-    image = manifest.mask(source, level)
+def _mask_pieces(facts: SourceFacts, image: SourceLevel, part: Window, origin: tuple[int, int]) -> list[Piece]:
     layout = TileLayout(
         dtype=np.dtype("u1"),
         byteorder=facts.byteorder,
@@ -195,7 +187,7 @@ def _mask_pieces(
         tables=image.tables,
         bits=image.bits,
     )
-    return _pieces(image, 0, part, layout, origin, (Target("", 0, 0),))
+    return _pieces(image, 0, part, layout, origin, (Target(VALIDITY, 0, 0),))
 
 
 def _by_plane(facts: SourceFacts | Header, targets: Sequence[Target]) -> dict[int, tuple[Target, ...]]:
@@ -250,7 +242,7 @@ def _pieces(
 def plan_source_requests(read: SourceRead) -> list[tuple[RangeRequest, list[Piece]]]:
     """Return the requests that fetch a source's tiles, merged where gaps are small, each with the tiles it brings."""
     settings = get_settings()
-    present = [piece for piece in (*read.pieces, *read.mask) if piece.length]
+    present = [piece for piece in read.pieces if piece.length]
     requests = plan_requests(
         [piece.offset for piece in present],
         [piece.length for piece in present],

@@ -17,7 +17,7 @@ from cube.io.ranges import RangeRequest, byte_budget, read_range
 from cube.io.stores import local_path, sign
 from cube.manifest.open import Manifest, open_manifest
 from cube.normalise import normalise
-from cube.plan import Piece, ReadPlan, SourceRead, Target, plan_read, plan_source_requests
+from cube.plan import VALIDITY, Piece, ReadPlan, SourceRead, Target, plan_read, plan_source_requests
 from cube.spec import CubeSpec
 from cube.tiff.decode import DecodeError, decode_into, decode_tile
 
@@ -64,7 +64,7 @@ class _Job:
     read: SourceRead
     outputs: _Outputs
     valid: np.ndarray | None
-    """uint8 (rows, columns) of the source's box; 0 where its mask or alpha says that there is no data."""
+    """bool (rows, columns) of the source's box; False where its mask or alpha says that there is no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,14 @@ async def _read(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], wind
         async with asyncio.TaskGroup() as group:
             for job in jobs:
                 if job.read.facts.path == "gdal":
-                    group.create_task(_read_with_gdal(job, spec))
+                    group.create_task(asyncio.to_thread(_place_with_gdal, job, spec))
                 for request, pieces in plan_source_requests(job.read):
                     group.create_task(_fetch_and_place(_Fetch(job, request, pieces), spec))
     except* SourceError as errors:
         first = _first(errors)
         raise first from first.__cause__
-    masked = [job for job in jobs if job.valid is not None]
-    if masked:
-        await asyncio.to_thread(_apply_masks, manifest, masked)
+    if any(job.valid is not None for job in jobs):
+        await asyncio.to_thread(_apply_masks, manifest, jobs)
     return outputs
 
 
@@ -124,7 +123,7 @@ def _prepare(
     jobs = []
     for read in plan.sources:
         require_unchanged(manifest, read.source, read.facts)
-        valid = np.empty(read.box.shape, "u1") if read.facts.validity is not None else None
+        valid = np.empty(read.box.shape, bool) if read.facts.validity is not None else None
         job = _Job(read=read, outputs=outputs, valid=valid)
         _fill_sparse(job)
         jobs.append(job)
@@ -147,13 +146,10 @@ def _fill_sparse(job: _Job) -> None:
     """Write what tiles hold that the file leaves out: GDAL's rule, the file's own nodata, else 0; masks say invalid."""
     facts = job.read.facts
     value = np.full((1, 1), 0 if facts.nodata is None else facts.nodata, facts.dtype)
+    invalid = np.zeros((1, 1), "u1")
     for piece in job.read.pieces:
-        if not piece.length:
-            for target in piece.targets:
-                _place(value, target, job.outputs[target.band][target.time], piece)
-    for piece in job.read.mask:
-        if not piece.length and job.valid is not None:
-            job.valid[piece.y : piece.y + piece.height, piece.x : piece.x + piece.width] = 0
+        for target in piece.targets if not piece.length else ():
+            _place(invalid if target.band == VALIDITY else value, target, piece, job)
 
 
 async def _fetch_and_place(fetch: _Fetch, spec: CubeSpec) -> None:
@@ -205,66 +201,59 @@ def _decode_and_place(encoded: memoryview, piece: Piece, job: _Job) -> None:
     """Decode one tile and write the wanted part of it where it belongs."""
     layout, first = piece.layout, piece.targets[0]
     is_whole = (piece.height, piece.width) == (layout.height, layout.width)
-    if is_whole and len(piece.targets) == 1 and first.how is None and first.band:
+    if is_whole and len(piece.targets) == 1 and first.how is None and first.band != VALIDITY:
         part = job.outputs[first.band][first.time, piece.y : piece.y + piece.height, piece.x : piece.x + piece.width]
         if decode_into(encoded, layout, part):
             return
     pixels = decode_tile(encoded, layout)
     wanted = pixels[piece.tile_y : piece.tile_y + piece.height, piece.tile_x : piece.tile_x + piece.width]
     for target in piece.targets:
-        if target.band:
-            _place(wanted[..., target.sample], target, job.outputs[target.band][target.time], piece)
-        elif job.valid is not None:
-            np.not_equal(
-                wanted[..., target.sample],
-                0,
-                out=job.valid[piece.y : piece.y + piece.height, piece.x : piece.x + piece.width].view("?"),
-            )
+        _place(wanted[..., target.sample], target, piece, job)
 
 
-def _place(pixels: np.ndarray, target: Target, output: np.ndarray, piece: Piece) -> None:
-    part = output[piece.y : piece.y + piece.height, piece.x : piece.x + piece.width]
+def _place(pixels: np.ndarray, target: Target, piece: Piece, job: _Job) -> None:
+    if target.band != VALIDITY:
+        output = job.outputs[target.band][target.time]
+        _write(pixels, target, output[piece.y : piece.y + piece.height, piece.x : piece.x + piece.width])
+    elif job.valid is not None:
+        y, x = piece.y - job.read.box.top, piece.x - job.read.box.left
+        np.not_equal(pixels, 0, out=job.valid[y : y + piece.height, x : x + piece.width])
+
+
+def _write(pixels: np.ndarray, target: Target, part: np.ndarray) -> None:
     if target.how is None:
         part[...] = pixels
     else:
         normalise(pixels, target.how, part)
 
 
-async def _read_with_gdal(job: _Job, spec: CubeSpec) -> None:
-    """Read one source through GDAL: blocking calls, on threads of their own, for they wait for range requests."""
-    await asyncio.to_thread(_place_with_gdal, job, spec)
-
-
 def _place_with_gdal(job: _Job, spec: CubeSpec) -> None:
+    """Read one source through GDAL; blocks, and waits for range requests, so never on the loop or the decode pool."""
     from cube.gdal.handles import BlockCache
     from cube.gdal.read import read_valid_with_gdal, read_with_gdal
 
-    read, facts = job.read, job.read.facts
+    read, facts, box = job.read, job.read.facts, job.read.box
     file = None
     if local_path(facts.href) is None:
         signed = sign(facts.href, spec.patch_url)
         file = BlockCache(RangeFile(facts.href, signed=signed, version=version_of(facts)))
     samples = tuple(dict.fromkeys(target.sample for target in read.targets))
     pixels = read_with_gdal(facts.href, file, level=spec.level, samples=samples, window=read.window)
-    box = read.box
     for target in read.targets:
         part = job.outputs[target.band][target.time, box.top : box.bottom, box.left : box.right]
-        values = pixels[samples.index(target.sample)]
-        if target.how is None:
-            part[...] = values
-        else:
-            normalise(values, target.how, part)
+        _write(pixels[samples.index(target.sample)], target, part)
     if job.valid is not None:
         job.valid[...] = read_valid_with_gdal(
-            facts.href, file, validity=str(facts.validity), level=spec.level, window=read.window
+            facts.href, file, validity=facts.validity, level=spec.level, window=read.window
         )
 
 
 def _apply_masks(manifest: Manifest, jobs: Sequence[_Job]) -> None:
     """Mark as missing what a source's mask or alpha calls invalid; the alpha sample itself stays what it is."""
     for job in jobs:
-        box, facts = job.read.box, job.read.facts
-        invalid = job.valid == 0
+        if job.valid is None:
+            continue
+        box, facts, invalid = job.read.box, job.read.facts, ~job.valid
         for target in job.read.targets:
             if facts.validity == "alpha" and target.sample == facts.samples - 1:
                 continue

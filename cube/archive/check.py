@@ -144,7 +144,7 @@ async def _look_at(manifest: Manifest, source: int, patch_url: PatchUrl) -> None
         return
     change = known.change(size=head.size, etag=head.etag, last_modified=head.last_modified)
     if change is not None:
-        raise SourceChangedError(facts.href, change)
+        raise SourceChangedError.because(facts.href, change)
 
 
 def _of_error(manifest: Manifest, stored: StoredSource, error: SourceError) -> Finding:
@@ -164,7 +164,7 @@ def _of_error(manifest: Manifest, stored: StoredSource, error: SourceError) -> F
         href=stored.source.href,
         position=stored.position,
         expected=f"an object of {facts.size:,} bytes{etag}{modified}",
-        found=error.reason.partition("; its manifest describes")[0],
+        found=error.reason,
         advice=advice,
     )
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from cube.crs import crs_from_geokeys, crs_from_text, height_unit
-from cube.errors import BuildError, HeaderError, SourceError, UnsupportedSourceError
+from cube.errors import BuildError, HeaderError, NotTiffError, SourceError, UnsupportedSourceError
 from cube.gdal.handles import BlockCache
 from cube.gdal.read import count_mask_levels, gdal_header
 from cube.gdal.sidecars import find_sidecars
@@ -64,10 +64,10 @@ def survey(
     slow: list[tuple[Source, str, ScannedSource | None]] = [
         (each.source, reason, each)
         for each in scanned
-        if (reason := sidecars.get(each.source.href) or each.header.needs_gdal) is not None
+        if (reason := sidecars.get(each.source.href) or (None if each.header.refusal else each.header.needs_gdal))
     ]
     by_href = {each.href: each for each in sources}
-    other = {error.href: error.reason for error in errors if _may_be_another_raster(error)}
+    other = {error.href: error.reason for error in errors if isinstance(error, NotTiffError)}
     slow += [(by_href[href], "not a TIFF", None) for href in other]
     with ThreadPoolExecutor(_GDAL_THREADS, thread_name_prefix="cube-gdal") as pool:
         found = pool.map(lambda each: _survey_with_gdal(*each, patch_url=patch_url), slow)
@@ -108,16 +108,10 @@ def _sort_out(
     return good, bad
 
 
-def _may_be_another_raster(error: SourceError) -> bool:
-    return isinstance(error, HeaderError) and "is not a TIFF" in error.reason
-
-
 def _survey_with_gdal(
     source: Source, reason: str, known: ScannedSource | None, *, patch_url: PatchUrl
 ) -> ScannedSource | SourceError:
     href = source.href
-    if known is not None and known.header.refusal is not None and "sidecar" not in reason:
-        return known
     try:
         signed = sign(href, patch_url)
         if known is None:

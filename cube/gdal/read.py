@@ -96,7 +96,7 @@ def read_valid_with_gdal(
     with open_raster(href, file, ReadError) as opened, opened.at(level) as dataset:
         found = _validity(href, dataset)
         if validity is not None and found != validity:
-            raise SourceChangedError(href, f"it had a validity {validity} and has {found or 'none'}")
+            raise SourceChangedError.because(href, f"it had a validity {validity} and has {found or 'none'}")
         mask = dataset.read_masks(1, window=_place(href, dataset, window))
     return np.asarray(mask != 0)
 

@@ -208,7 +208,7 @@ async def _get_version(
     # Servers may ignore If-Match, and have no ETag at all: the answer itself says what it is of.
     change = version.change(size=meta["size"], etag=_bare(meta["e_tag"]), last_modified=meta["last_modified"])
     if change is not None:
-        raise SourceChangedError(href, change)
+        raise SourceChangedError.because(href, change)
     return memoryview(await result.bytes_async())
 
 
@@ -312,7 +312,7 @@ def _read_error(href: str, start: int, stop: int, error: Exception, attempts: in
     if status in (401, 403) or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return ReadError(href, f"access denied ({status or 403}): credentials are missing, expired or not enough")
     if status == 412 or isinstance(error, PreconditionError):
-        return SourceChangedError(href, "its ETag is another one than when it was scanned (412)")
+        return SourceChangedError.because(href, "its ETag is another one than when it was scanned (412)")
     if status == 409:
         return ReadError(href, f"the object changed while it was read ({status})")
     if status == 416 or "Requested range was invalid" in str(error):

@@ -7,7 +7,7 @@ from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from cube.errors import HeaderError
+from cube.errors import HeaderError, NotTiffError
 
 MAX_TILES = 2**25
 """Tiles of all levels together: half a gigabyte of tables."""
@@ -216,7 +216,7 @@ class TiffFile:
         layout = _LAYOUTS.get(head[:4])
         is_odd = layout is not None and layout.inline == 8 and head[4:8] != struct.pack(f"{layout.order}HH", 8, 0)
         if layout is None or is_odd or len(head) < 2 * layout.inline:
-            raise self.error(f"is not a TIFF, it begins with {head[:8]!r}")
+            raise NotTiffError(href, f"is not a TIFF, it begins with {head[:8]!r}")
         self.layout = layout
         self.first: int = layout.tail.unpack_from(head, layout.inline)[0]
         """Offset of the first directory; 0 for none."""
