@@ -1,12 +1,12 @@
 # Each target sets up what it needs first. GNU make 3.81 and a POSIX shell are enough; see docs/contributing.md.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench corpus clean
+.PHONY: help setup demo test test-all check format bench bench-peers bench-full bench-report bench-baseline corpus clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Make or update the environment .venv (PYTHON=/path/to/python to choose)
 	@sh scripts/setup.sh
@@ -33,8 +33,23 @@ format: setup ## Format the code and fix what ruff can fix
 corpus: setup ## Compare every TIFF of a folder with rasterio, as a table (CORPUS=/some/folder TO=build/corpus.md)
 	@$(BIN)/python -m scripts.corpus $(or $(CORPUS),$(CUBE_TEST_DATA),../shared/data) $(if $(TO),--to $(TO))
 
-bench: setup ## Run the benchmarks (ARGS="-k scan" to choose)
+bench: setup ## Run the benchmarks, the important workloads at 50 ms (ARGS="-k scan" to choose)
 	@$(PYTEST) benchmarks --benchmark-enable --benchmark-only $(ARGS)
+
+bench-peers: setup ## Make an environment for each system that the benchmark compares (some 2 GB)
+	@$(BIN)/python -m benchmarks.environments
+
+bench-full: bench-peers ## Run all workloads by all peers at 0, 10, 50 and 100 ms, and write docs/performance.md: hours
+	@$(PYTEST) benchmarks/bench_peers.py benchmarks/bench_scaling.py --benchmark-enable --benchmark-only --everything \
+		--benchmark-json .benchmarks/full.json $(ARGS)
+	@$(BIN)/python -m benchmarks.report .benchmarks/full.json
+
+bench-report: setup ## Write docs/performance.md of the last `make bench-full` (JSON=file for another run)
+	@$(BIN)/python -m benchmarks.report $(or $(JSON),.benchmarks/full.json)
+
+bench-baseline: setup ## Record requests and bytes of our workloads as what the tests allow
+	@$(BIN)/python -m benchmarks.baseline --renew
+	@$(BIN)/python -m benchmarks.baseline --renew --full
 
 clean: ## Delete what these targets made, .venv and the demo's archive included
 	rm -rf .venv .tools demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cube
-from benchmarks import floor
+from benchmarks.processes import import_peer
 from cube.grid import Window
 from cube.reader import read_block
 
@@ -25,17 +25,21 @@ def test_read(store, manifest, part, against, benchmark):
     window = Window(top=start, bottom=stop, left=start, right=stop)
     spec = cube.CubeSpec(manifest=manifest.url, version=manifest.version)
     bands, times = [band.name for band in manifest.bands], range(len(manifest.times))
+    floor = import_peer("floor")
     files = [
-        floor.Tiled(each["href"].rsplit("/", 1)[1], image.offsets[0], image.lengths[0], image.tile_width)
+        floor.Tiled(each["href"].rsplit("/", 1)[1], image.offsets[0], image.lengths[0], image.tile_width, "<u2")
         for i, each in enumerate(manifest.source_table().to_pylist())
         for image in [manifest.image(i)]
     ]
+    connected = floor.connect(store.url)
 
     def ours():
         return read_block(spec, bands, times, window)
 
     def theirs():
-        return floor.read(store.url, files, (start, stop), (start, stop))
+        out = np.empty((len(files), *window.shape), "u2")
+        floor.read(connected, [floor.Part(file, start, start, part) for file, part in zip(files, out, strict=True)])
+        return out
 
     store.reset()
     mine = ours()

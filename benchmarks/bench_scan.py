@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import floor
+from benchmarks.processes import import_peer
 from cube.scan import scan_sources
 from cube.source import Source
 from cube.testing import ObjectStore
@@ -26,4 +26,6 @@ def test_scan(many, many_store, against, benchmark):
     counts = many_store.counts()
     assert counts.requests == len(paths)
     benchmark.extra_info |= {"requests": counts.requests, "bytes": counts.bytes}
-    against(lambda: scan_sources(sources), lambda: floor.scan(many_store.url, paths), rounds=5)
+    floor = import_peer("floor")
+    theirs = floor.connect(many_store.url)
+    against(lambda: scan_sources(sources), lambda: floor.scan(theirs, paths), rounds=5)

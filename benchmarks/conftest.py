@@ -6,12 +6,21 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from benchmarks.archives import write_archive
+from benchmarks.comparison import line
 from cube.testing import ObjectStore, write_cog
 
-ROOT = Path(__file__).parent.parent / ".benchmarks"
-DATES, BANDS = 6, ("nir", "red")
+
+def pytest_addoption(parser) -> None:
+    """Add what `bench_peers.py` can be asked for."""
+    group = parser.getgroup("peers")
+    group.addoption("--everything", action="store_true", help="all peers, workloads and latencies: an hour or two")
+    group.addoption("--peers", help="names of peers, separated by commas")
+    group.addoption("--workloads", help="names of workloads, separated by commas")
+    group.addoption("--latencies", help="milliseconds, separated by commas")
 
 
 @pytest.fixture(scope="session")
@@ -21,22 +30,9 @@ def full(request) -> bool:
 
 
 @pytest.fixture(scope="session")
-def archive(full, tmp_path_factory) -> Path:
+def archive(full) -> Path:
     """12 COGs of 4096 x 4096 uint16 (deflate, predictor 2, 512 tiles): 6 dates of 2 bands. Written once and kept."""
-    size = 4096 if full else 1024
-    folder = ROOT / f"cogs-{size}" if full else tmp_path_factory.mktemp("cogs")
-    if len(list(folder.glob("*.tif"))) < DATES * len(BANDS):
-        folder.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(0)
-        # Smooth land and a little noise: tiles of a real scene's size, about two thirds of their pixels' bytes.
-        land = (rng.normal(0, 30, (size, size)).cumsum(0).cumsum(1) / 200).astype("i4") % 3000
-        for date in range(DATES):
-            for band in BANDS:
-                pixels = (land + 1000 + date * 37 + rng.integers(0, 60, (size, size))).astype("u2")
-                path = folder / f"{band}_2024010{date + 1}.tif"
-                write_cog(folder / "writing.tif", pixels, nodata=0, overviews="NONE")
-                (folder / "writing.tif").rename(path)
-    return folder
+    return write_archive("cube", full=full).served
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +88,13 @@ def against(benchmark, full):
     return run
 
 
+def pytest_benchmark_update_machine_info(machine_info) -> None:
+    """Say what else of the machine matters, and leave out its name."""
+    machine_info.pop("node", None)
+    machine_info["memory_bytes"] = psutil.virtual_memory().total
+    machine_info["load_average"] = psutil.getloadavg()[0]
+
+
 def pytest_terminal_summary(terminalreporter, config) -> None:
     """Print what was counted beside the times."""
     session = getattr(config, "_benchmarksession", None)
@@ -100,7 +103,10 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         return
     terminalreporter.write_sep("-", "counts, and ratios to the floor (medians of alternating runs)")
     for name, info in rows:
+        peers = info.pop("peers", {})
         values = "  ".join(
             f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in info.items()
         )
         terminalreporter.write_line(f"{name:50} {values}")
+        for facts in peers.values():
+            terminalreporter.write_line(f"    {line(facts)}")

@@ -12,6 +12,7 @@ from cube.conventions import X_CENTRE, Y_CENTRE
 from cube.errors import SelectionError
 from cube.explain import Explanation, explain
 from cube.grid import Window
+from cube.lazy import find_lazy, load_together
 from cube.manifest.open import Manifest, open_manifest
 from cube.selection import Selection, crop, select
 from cube.spec import Band, CubeSpec
@@ -19,10 +20,14 @@ from cube.spec import Band, CubeSpec
 if TYPE_CHECKING:
     import pandas as pd
 
+MISSING = "missing_sources"
+"""The attribute that lists what could not be read."""
+_RESULT = "cube_result"
+
 
 @xr.register_dataset_accessor("cube")  # type: ignore[no-untyped-call]  # xarray's own
 class CubeAccessor:
-    """What is known of the cube behind a dataset; nothing here reads a pixel."""
+    """What is known of the cube behind a dataset; nothing here reads a pixel, but for `compute`."""
 
     def __init__(self, dataset: xr.Dataset) -> None:
         self._dataset = dataset
@@ -37,6 +42,21 @@ class CubeAccessor:
         """
         spec = self._spec
         return open_manifest(spec.manifest, spec.version)
+
+    def compute(self, **options: Any) -> xr.Dataset:
+        """Return the dataset with its values, as its own `compute` does, and what is missing in them.
+
+        Without dask, bands of the same part are read together and not one after another. Where the cube was opened
+        with `fail_on_error=False`, the attribute `missing_sources` lists "href: reason" of each source that could not
+        be read in what was computed, and whose pixels are therefore without data; it is empty where nothing is missing.
+
+        Args:
+            **options: Of `dask.compute`.
+
+        Raises:
+            ReadError: A source cannot be read, and the cube was opened with `fail_on_error=True`.
+        """
+        return _compute(self._dataset, options)
 
     @property
     def _spec(self) -> CubeSpec:
@@ -108,10 +128,14 @@ class CubeAccessor:
             sources = sources[sources["time"].isin([] if stamps is None else stamps)]
         return sorted(set(sources["item"]))
 
-    def explain(self) -> Explanation:
-        """Return what reading the dataset costs, with its bands, dates, window and dask chunks.
+    def explain(self, latency_ms: float | None = None) -> Explanation:
+        """Return what reading the dataset costs, with its bands, dates, window and dask chunks, and how to do it.
 
-        It is exact for a dataset as it was opened; computing a part of it reads at most that.
+        Requests and bytes are exact for a dataset as it was opened; computing a part of it reads at most that. Seconds
+        and memory are predictions for the reads alone.
+
+        Args:
+            latency_ms: Of the store, for the predictions; `CUBE_LATENCY_MS` where None.
 
         Raises:
             SelectionError: The dataset has no place on the cube's grid.
@@ -128,7 +152,12 @@ class CubeAccessor:
             grid=crop(manifest.grid_at(spec.level), window),
         )
         chunks = dataset[bands[0][0]].chunksizes
-        return explain(selection, tuple(chunks[dim] for dim in selection.dims) if chunks else None)
+        return explain(
+            selection,
+            tuple(chunks[dim] for dim in selection.dims) if chunks else None,
+            latency_ms=latency_ms,
+            dtypes={name: dataset[name].dtype for name, _ in bands},
+        )
 
     def _bands(self, manifest: Manifest) -> tuple[tuple[str, Band], ...]:
         found: list[tuple[str, Band]] = []
@@ -168,3 +197,39 @@ class CubeAccessor:
         if window.top < 0 or window.left < 0 or window.bottom > grid.height or window.right > grid.width:
             raise SelectionError(f"this dataset lies outside of level {level} of {manifest.name!r}")
         return window
+
+
+@xr.register_dataarray_accessor("cube")  # type: ignore[no-untyped-call]  # xarray's own
+class CubeArrayAccessor:
+    """What can be done with an array that comes of a cube."""
+
+    def __init__(self, array: xr.DataArray) -> None:
+        self._array = array
+
+    def compute(self, **options: Any) -> xr.DataArray:
+        """Return the array with its values and what is missing in them, as `ds.cube.compute` does for a dataset."""
+        loaded = _compute(self._array.to_dataset(name=_RESULT), options)
+        result = loaded[_RESULT].rename(self._array.name)
+        if MISSING in loaded.attrs:
+            result.attrs[MISSING] = loaded.attrs[MISSING]
+        return result
+
+
+def _compute(dataset: xr.Dataset, options: dict[str, Any]) -> xr.Dataset:
+    lazy = {str(name): found for name, each in dataset.variables.items() if (found := find_lazy(each)) is not None}
+    values, holes = load_together(lazy)
+    old = {name: dataset.variables[name] for name in lazy}
+    new = {name: xr.Variable(old[name].dims, values[name], old[name].attrs, old[name].encoding) for name in lazy}
+    dataset = dataset.assign({name: new[name] for name in lazy if name in dataset.data_vars})
+    dataset = dataset.assign_coords({name: new[name] for name in lazy if name in dataset.coords})
+    if any(each.chunks for each in dataset.variables.values()):
+        from cube.engine.compute import compute_reported
+
+        dataset, more = compute_reported(dataset, **options)
+        holes = more if holes is None else tuple(sorted({*holes, *(more or ())}))
+    loaded = dataset.compute()  # what is lazy and no band: the coordinates of a rotated grid
+    if holes is not None:
+        # The first of a source's reasons, which may be one a tile; texts, which netCDF can hold.
+        first = {hole.href: hole.reason for hole in reversed(holes)}
+        loaded.attrs[MISSING] = [f"{href}: {first[href]}" for href in sorted(first)]
+    return loaded

@@ -19,6 +19,7 @@ from cube.archive.build import build
 from cube.archive.inputs import require_arguments
 from cube.catalog import CATALOG_FILE, find_entry, read_catalog
 from cube.crs import crs_from_text
+from cube.decoding import Decoding, find_decoding
 from cube.errors import CatalogError, MissingExtraError, SelectionError
 from cube.io.stores import absolute, is_url, local_path
 from cube.lazy import LazyBand, LazyCentres
@@ -60,8 +61,9 @@ def open_cube(
         lon: (west, east), with `lat` the same as `bbox`.
         lat: (south, north).
         time: A date ("2024", "2024-06", "2024-06-01") or (first, last), both included.
-        chunks: None reads lazily without Dask; "auto" (or {}) makes dask blocks of many tiles and all dates; or
-            lengths by dimension.
+        chunks: None reads lazily without Dask; "auto" (or {}) makes dask blocks of many tiles and all dates that fit a
+            worker's memory (of thousands of dates, parts: what reduces over time then combines them); or lengths by
+            dimension.
         level: 0 is full resolution, 1 the first overview, and so on.
         mask_and_scale: Whether to turn stored numbers into physical ones and no data into NaN (CF decoding).
         groupby: "time": one step a date.
@@ -70,7 +72,8 @@ def open_cube(
         bands_as: See `build`.
         crs: See `build`; what is opened is in this CRS, or is refused.
         harmonize: See `build`.
-        fail_on_error: See `build`.
+        fail_on_error: See `build`; False also reads a source that is gone or damaged as no data, with a warning in the
+            log. `ds.cube.compute()` lists such sources in the attribute `missing_sources`.
         fill_value: See `build`.
         **grid: odc.stac.load's arguments that ask for another grid; each is refused.
 
@@ -98,7 +101,13 @@ def open_cube(
     )
     if crs is not None and not _is_of(manifest, crs):
         _refuse_resampling({"crs": crs}, groupby)
-    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, patch_url=patch_url)
+    spec = CubeSpec(
+        manifest=manifest.url,
+        version=manifest.version,
+        level=level,
+        errors="raise" if fail_on_error else "skip",
+        patch_url=patch_url,
+    )
     selection = select(manifest, spec, bands=bands, bbox=_box(bbox, lon, lat), time=time)
     return to_dataset(manifest, selection, chunks=chunks, mask_and_scale=mask_and_scale)
 
@@ -194,10 +203,28 @@ def to_dataset(
     manifest: Manifest, selection: Selection, *, chunks: Mapping[str, Any] | str | None, mask_and_scale: bool = True
 ) -> xr.Dataset:
     """Return a selection as a dataset: lazy arrays where `chunks` is None, else dask arrays (see `open_cube`)."""
+    decoded = _without_data(manifest, selection, mask_and_scale=mask_and_scale)
+    decodings = [find_decoding(band, decoded[name].dtype) if mask_and_scale else None for name, band in selection.bands]
     if chunks is None:
-        data = {name: indexing.LazilyIndexedArray(LazyBand(selection, band)) for name, band in selection.bands}
+        lazy = [LazyBand(selection, band, how) for (_, band), how in zip(selection.bands, decodings, strict=True)]
+        data: list[Any] = [indexing.LazilyIndexedArray(each) for each in lazy]
     else:
-        data = _dask_arrays(manifest, selection, chunks)
+        data = _dask_arrays(manifest, selection, chunks, decodings)
+    for (name, _), each in zip(selection.bands, data, strict=True):
+        variable = decoded.variables[name]
+        decoded[name] = xr.Variable(variable.dims, each, variable.attrs, variable.encoding)
+    # By this `ds.cube` finds the cube again; not an attribute, as those are written to files and say where things lie.
+    decoded.encoding["cube"] = selection.spec
+    decoded.attrs["values"] = (
+        "physical: scale and offset applied, no data is NaN"
+        if mask_and_scale
+        else "as stored: see scale_factor, add_offset and _FillValue"
+    )
+    return decoded
+
+
+def _without_data(manifest: Manifest, selection: Selection, *, mask_and_scale: bool) -> xr.Dataset:
+    """Return the dataset as xarray decodes it, dtypes, attributes and encodings, with nothing behind its variables."""
     variables = {}
     for name, band in selection.bands:
         attributes = conventions.band_attributes(band)
@@ -209,17 +236,10 @@ def to_dataset(
             "coordinates": conventions.SPATIAL_REF,
             "dtype": np.dtype(band.dtype),
         }
-        variables[name] = xr.Variable(selection.dims, data[name], attributes, encoding)
+        nothing = np.broadcast_to(np.zeros((), band.dtype), selection.shape)
+        variables[name] = xr.Variable(selection.dims, nothing, attributes, encoding)
     dataset = xr.Dataset(variables, coordinates(selection), dict(manifest.attributes))
-    decoded = xr.decode_cf(dataset, mask_and_scale=mask_and_scale, decode_times=False, decode_coords=False)
-    # By this `ds.cube` finds the cube again; not an attribute, as those are written to files and say where things lie.
-    decoded.encoding["cube"] = selection.spec
-    decoded.attrs["values"] = (
-        "physical: scale and offset applied, no data is NaN"
-        if mask_and_scale
-        else "as stored: see scale_factor, add_offset and _FillValue"
-    )
-    return decoded
+    return xr.decode_cf(dataset, mask_and_scale=mask_and_scale, decode_times=False, decode_coords=False)
 
 
 def coordinates(selection: Selection) -> dict[str, xr.Variable]:
@@ -243,10 +263,15 @@ def coordinates(selection: Selection) -> dict[str, xr.Variable]:
     return found
 
 
-def _dask_arrays(manifest: Manifest, selection: Selection, chunks: Mapping[str, Any] | str) -> dict[str, Any]:
+def _dask_arrays(
+    manifest: Manifest,
+    selection: Selection,
+    chunks: Mapping[str, Any] | str,
+    decodings: Sequence[Decoding | None],
+) -> list[Any]:
     try:
+        from cube.engine.array import band_arrays
         from cube.engine.blocks import plan_blocks
-        from cube.engine.graph import band_arrays
     except ImportError:
         raise MissingExtraError("opening a cube with chunks", "dask") from None
-    return band_arrays(selection, plan_blocks(manifest, selection, chunks))
+    return list(band_arrays(selection, plan_blocks(manifest, selection, chunks), decodings).values())

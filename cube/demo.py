@@ -23,8 +23,9 @@ from cube.archive.build import build
 from cube.catalog import add_entry, kerchunk_entry, manifest_entry, zarr_entry
 from cube.dataset import open_cube
 from cube.engine.cluster import connect, iterate_blocks
+from cube.engine.cost import readable_bytes
 from cube.errors import CubeError
-from cube.info import readable_bytes, write_preview
+from cube.info import write_preview
 from cube.manifest.open import Manifest
 from cube.references import to_kerchunk
 from cube.testing import Archive, ObjectStore, write_archive

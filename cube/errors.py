@@ -61,6 +61,10 @@ class SourceNotFoundError(ReadError):
     """The store says that there is no such object."""
 
 
+class OfflineError(ReadError):
+    """Something on a network that was needed while `CUBE_OFFLINE=1` forbids to fetch it."""
+
+
 class SourceChangedError(ReadError):
     """A source is no longer what it was when its header was read; what its manifest says of it no longer holds."""
 
@@ -82,6 +86,10 @@ class ManifestError(CubeError):
 
 class SelectionError(CubeError, ValueError):
     """A band, date, window or level that the cube does not have, or an argument of the wrong form."""
+
+
+class TooLargeError(SelectionError):
+    """A read of more bytes or requests than were allowed; the message ends with its plan."""
 
 
 class CatalogError(CubeError):

@@ -13,15 +13,23 @@ import pyarrow as pa
 
 from cube.archive.build import count_by_band
 from cube.dataset import to_dataset
-from cube.errors import SelectionError
+from cube.engine.cost import readable_bytes as readable_bytes  # noqa: PLC0414 - others import it from here
+from cube.errors import CubeError, SelectionError, SourceError
+from cube.io.stores import local_path, redact
 from cube.manifest.open import Manifest
 from cube.selection import select
+from cube.settings import get_settings
 from cube.spec import CubeSpec
+from cube.tune import measure_first_byte
 from cube.write import stretch, write_png
 
 _TRUE_COLOUR = ("red", "green", "blue")
 _PREVIEW_EDGE = 768
 _MOST_LEFT_OUT = 10
+_FIRST_BYTES = 3
+_PATIENCE_S = 5
+_FAR_MS = 150
+"""To the first byte: a store of the same region answers sooner, mostly in 10 to 100 ms."""
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
@@ -51,6 +59,34 @@ def describe(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def measure_distance(manifest: Manifest) -> dict[str, Any] | None:
+    """Return how long the store of a cube's first remote source takes to its first byte, as JSON values.
+
+    Returns:
+        "href", and either "ms" and "far" (whether it is so long that the data must be in another region), or "failed"
+        with the reason. None where the sources are local, or nothing may be fetched (`CUBE_OFFLINE`).
+    """
+    hrefs = (href for href in manifest.source_table()["href"].to_pylist() if local_path(href) is None)
+    href = None if get_settings().offline else next(hrefs, None)
+    if href is None:
+        return None
+    found: dict[str, Any] = {"href": redact(href)}
+    try:
+        ms = measure_first_byte(href, reads=_FIRST_BYTES, timeout_s=_PATIENCE_S) * 1e3
+    except TimeoutError:
+        return found | {"failed": f"no answer within {_PATIENCE_S} s"}
+    except CubeError as error:
+        return found | {"failed": error.reason if isinstance(error, SourceError) else str(error)}
+    return found | {"ms": round(ms, 1), "far": ms > _FAR_MS}
+
+
+def _distance_words(found: Mapping[str, Any]) -> str:
+    if "failed" in found:
+        return f"not measured: {found['failed']} ({found['href']})"
+    far = ": you are far from your data; read from its region, on fewer and larger blocks, or copy what you need"
+    return f"{found['ms']:.0f} ms{far if found['far'] else ''}"
+
+
 def _gdal_reasons(sources: pa.Table) -> dict[str, int]:
     """Return how many sources are left to GDAL, by reason."""
     columns = (sources["path"].to_pylist(), sources["reason"].to_pylist())
@@ -73,6 +109,8 @@ def describe_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("time", "none: layers" if times is None else f"{len(times)} dates, {times[0][:10]} to {times[-1][:10]}"),
         ("levels", ", ".join(f"{level}: {h} x {w}" for level, (h, w) in enumerate(facts["levels"]))),
     ]
+    if facts.get("first_byte") is not None:
+        lines.append(("first byte", _distance_words(facts["first_byte"])))
     lines += [(f"band {band['name']}", band_words(band)) for band in facts["bands"]]
     lines += [("read by GDAL", f"{_sources(count)}: {reason}") for reason, count in facts["gdal"].items()]
     lines += [(key, str(value)) for key, value in facts["attributes"].items()]
@@ -101,15 +139,6 @@ def band_words(band: Mapping[str, Any]) -> str:
 
 def _brief_crs(crs: str) -> str:
     return crs if '"' not in crs else crs.split('"')[1]
-
-
-def readable_bytes(count: float) -> str:
-    """Return a number of bytes as "1.2 GB" (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 def write_preview(manifest: Manifest, path: str | Path, *, time: str | tuple[str, str] | None = None) -> str:

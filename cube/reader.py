@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from cube.drift import require_unchanged, version_of
 from cube.errors import ReadError, SelectionError, SourceError
 from cube.grid import Window
 from cube.io import loop
+from cube.io.cache import SourceKey, TileCache, open_cache, source_key
 from cube.io.file import RangeFile
 from cube.io.ranges import RangeRequest, byte_budget, read_range
 from cube.io.stores import local_path, sign
@@ -21,8 +23,18 @@ from cube.plan import VALIDITY, Piece, ReadPlan, SourceRead, Target, plan_read, 
 from cube.spec import CubeSpec
 from cube.tiff.decode import DecodeError, decode_into, decode_tile
 
+_log = logging.getLogger(__name__)
+
 _BYTES_A_TASK = 1024 * 1024
 """Encoded bytes that one task of the decode pool takes: enough to hide its cost, few enough to share among threads."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Hole:
+    """A source that could not be read, and whose pixels are therefore without data."""
+
+    href: str
+    reason: str
 
 
 async def read(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window) -> dict[str, np.ndarray]:
@@ -42,14 +54,23 @@ async def read(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], windo
 
     Raises:
         SelectionError: A band, date or window that the cube does not have.
-        ReadError: Bytes could not be fetched or decoded; it names the source, the tile and the cause.
+        ReadError: Bytes could not be fetched or decoded; it names the source, the tile and the cause. Where
+            `spec.errors` is "skip", such a source's pixels are the band's `hole` instead (see `read_block_reported`).
         ManifestError: The manifest cannot be opened.
     """
-    return await loop.bridge(_read(spec, tuple(bands), tuple(int(time) for time in times), window))
+    outputs, _ = await loop.bridge(_read(spec, tuple(bands), tuple(int(time) for time in times), window))
+    return outputs
 
 
 def read_block(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window) -> dict[str, np.ndarray]:
     """Return what `read` does, to a caller that waits."""
+    return read_block_reported(spec, bands, times, window)[0]
+
+
+def read_block_reported(
+    spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window
+) -> tuple[dict[str, np.ndarray], tuple[Hole, ...]]:
+    """Return what `read` does, and the sources that are missing from it where `spec.errors` is "skip"."""
     return loop.run(_read(spec, tuple(bands), tuple(int(time) for time in times), window))
 
 
@@ -74,24 +95,92 @@ class _Fetch:
     job: _Job
     request: RangeRequest
     pieces: list[Piece]
+    keep: tuple[TileCache, SourceKey] | None
+    """Where to keep the tiles."""
 
 
-async def _read(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window) -> _Outputs:
+async def _read(
+    spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window
+) -> tuple[_Outputs, tuple[Hole, ...]]:
     # Off the loop: the first use of a manifest reads files, and planning a large window is arithmetic that takes time.
-    manifest, outputs, jobs = await asyncio.to_thread(_prepare, spec, bands, times, window)
+    holes: list[Hole] = []
+    manifest, outputs, jobs = await asyncio.to_thread(_prepare, spec, bands, times, window, holes)
     try:
         async with asyncio.TaskGroup() as group:
             for job in jobs:
-                if job.read.facts.path == "gdal":
-                    group.create_task(asyncio.to_thread(_place_with_gdal, job, spec))
-                for request, pieces in plan_source_requests(job.read):
-                    group.create_task(_fetch_and_place(_Fetch(job, request, pieces), spec))
+                if spec.errors == "raise":
+                    _start(job, spec, group)
+                else:
+                    group.create_task(_run_or_skip(job, manifest, spec, holes))
     except* SourceError as errors:
         first = _first(errors)
         raise first from first.__cause__
     if any(job.valid is not None for job in jobs):
         await asyncio.to_thread(_apply_masks, manifest, jobs)
-    return outputs
+    return outputs, tuple(sorted(holes))
+
+
+def _start(job: _Job, spec: CubeSpec, group: asyncio.TaskGroup) -> None:
+    """Start all that one source needs."""
+    if job.read.facts.path == "gdal":
+        group.create_task(asyncio.to_thread(_place_with_gdal, job, spec))
+    cache = open_cache()
+    key = None if cache is None else source_key(job.read.facts.href, version_of(job.read.facts))
+    if cache is None or key is None:
+        _fetch(job, spec, group, None)
+    else:
+        group.create_task(_place_kept(job, spec, group, (cache, key)))
+
+
+def _fetch(job: _Job, spec: CubeSpec, group: asyncio.TaskGroup, keep: tuple[TileCache, SourceKey] | None) -> None:
+    for request, pieces in plan_source_requests(job.read):
+        group.create_task(_fetch_and_place(_Fetch(job, request, pieces, keep), spec))
+
+
+async def _place_kept(job: _Job, spec: CubeSpec, group: asyncio.TaskGroup, keep: tuple[TileCache, SourceKey]) -> None:
+    """Take from this machine's disk what is there, and fetch the rest."""
+    running = asyncio.get_running_loop()
+    batches = _batches([piece for piece in job.read.pieces if piece.length])
+    # Read where it is decoded: a thread holds one batch, so that no budget of memory is needed.
+    left = await asyncio.gather(
+        *[running.run_in_executor(loop.decode_pool(), _find_and_place, job, keep, batch) for batch in batches]
+    )
+    missing = [piece for batch in left for piece in batch]
+    _fetch(replace(job, read=replace(job.read, pieces=missing)), spec, group, keep)
+
+
+def _find_and_place(job: _Job, keep: tuple[TileCache, SourceKey], pieces: list[Piece]) -> list[Piece]:
+    """Place the tiles that are kept, and return the others; one that cannot be decoded is fetched again."""
+    cache, key = keep
+    found = cache.find(key, {(piece.offset, piece.length) for piece in pieces})
+    missing = []
+    for piece in pieces:
+        data = found.get((piece.offset, piece.length))
+        try:
+            if data is None:
+                missing.append(piece)
+            else:
+                _decode_and_place(data, piece, job)
+        except DecodeError:
+            missing.append(piece)
+    return missing
+
+
+async def _run_or_skip(job: _Job, manifest: Manifest, spec: CubeSpec, holes: list[Hole]) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            _start(job, spec, group)
+    except* SourceError as errors:
+        _leave_out(job.read, job.outputs, manifest, _first(errors), holes)
+
+
+def _leave_out(read: SourceRead, outputs: _Outputs, manifest: Manifest, error: SourceError, holes: list[Hole]) -> None:
+    """Leave a source's part of the output without data, and say so."""
+    for target in read.targets:
+        part = outputs[target.band][target.time, read.box.top : read.box.bottom, read.box.left : read.box.right]
+        part[...] = manifest.band(target.band).hole
+    holes.append(Hole(error.href, error.reason))
+    _log.warning("no data is read of %s: %s", error.href, error.reason)
 
 
 def _first(errors: BaseExceptionGroup[SourceError]) -> SourceError:
@@ -108,7 +197,7 @@ def _first(errors: BaseExceptionGroup[SourceError]) -> SourceError:
 
 
 def _prepare(
-    spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window
+    spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window, holes: list[Hole]
 ) -> tuple[Manifest, _Outputs, list[_Job]]:
     manifest = open_manifest(spec.manifest, spec.version)
     grid = manifest.grid_at(spec.level)
@@ -122,7 +211,13 @@ def _prepare(
     outputs = _allocate(manifest, names, len(times), window, plan)
     jobs = []
     for read in plan.sources:
-        require_unchanged(manifest, read.source, read.facts)
+        try:
+            require_unchanged(manifest, read.source, read.facts)
+        except SourceError as error:
+            if spec.errors == "raise":
+                raise
+            _leave_out(read, outputs, manifest, error, holes)
+            continue
         valid = np.empty(read.box.shape, bool) if read.facts.validity is not None else None
         job = _Job(read=read, outputs=outputs, valid=valid)
         _fill_sparse(job)
@@ -166,8 +261,17 @@ async def _fetch_and_place(fetch: _Fetch, spec: CubeSpec) -> None:
             *[
                 running.run_in_executor(loop.decode_pool(), _place_all, fetch, data, batch, spec.level)
                 for batch in _batches(fetch.pieces)
-            ]
+            ],
+            *([asyncio.to_thread(_keep, fetch, data)] if fetch.keep is not None else []),
         )
+
+
+def _keep(fetch: _Fetch, data: memoryview) -> None:
+    if fetch.keep is not None:
+        cache, key = fetch.keep
+        start = fetch.request.start
+        tiles = {(p.offset, p.length): data[p.offset - start : p.offset - start + p.length] for p in fetch.pieces}
+        cache.put(key, tiles)
 
 
 def _batches(pieces: list[Piece]) -> list[list[Piece]]:
@@ -205,8 +309,8 @@ def _decode_and_place(encoded: memoryview, piece: Piece, job: _Job) -> None:
         part = job.outputs[first.band][first.time, piece.y : piece.y + piece.height, piece.x : piece.x + piece.width]
         if decode_into(encoded, layout, part):
             return
-    pixels = decode_tile(encoded, layout)
-    wanted = pixels[piece.tile_y : piece.tile_y + piece.height, piece.tile_x : piece.tile_x + piece.width]
+    rows = decode_tile(encoded, layout, piece.tile_y, piece.tile_y + piece.height)
+    wanted = rows[:, piece.tile_x : piece.tile_x + piece.width]
     for target in piece.targets:
         _place(wanted[..., target.sample], target, piece, job)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,11 @@ class CubeSpec:
     version: str
     level: int = 0
     """0 is full resolution."""
+    errors: Literal["raise", "skip"] = "raise"
+    """What becomes of a source that cannot be read: an error, or pixels without data, which the reader reports."""
     patch_url: Callable[[str], str] | None = field(default=None, repr=False)
     """Applied to each source's href when it is fetched, to sign it; its result is never stored."""
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         """Return what dask's tokens of this cube are made of; signing does not change what is read."""
-        return ("cube.CubeSpec", self.manifest, self.version, self.level)
+        return ("cube.CubeSpec", self.manifest, self.version, self.level, self.errors)

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from cube import conventions
 from cube.algebra.composites import composite_by_period, find_composite
 from cube.algebra.indices import find_index, normalized_difference
 from cube.algebra.masks import Mask, parse_mask
 from cube.dataset import coordinates
-from cube.engine.blocks import Blocks, plan_blocks
-from cube.engine.graph import band_arrays
+from cube.engine.blocks import Blocks, plan_blocks, plan_strips
+from cube.engine.stream import stream_blocks
 from cube.errors import SelectionError
+from cube.grid import Window
 from cube.manifest.open import Manifest
-from cube.selection import Box, Selection, select
+from cube.selection import Box, Selection, crop, select
 from cube.spec import Band, CubeSpec
 
 type Periods = tuple[tuple[int, ...], ...]
 """Positions of the dates of each period."""
 
-_STRIP_BYTES = 1 << 20
-"""Float64 bytes of the strip of rows that is worked on at once: what a core's cache holds, times a few."""
+_STRIP_VALUES = 1 << 16
+"""Values of the strip of rows that is worked on at once: each step then finds them in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ def open_view(
     freq: str | None = None,
     bbox: Box | None = None,
     time: str | tuple[str, str] | None = None,
-    chunks: Mapping[str, Any] | str = "auto",
+    chunks: Mapping[str, Any] | str | None = "auto",
     level: int = 0,
 ) -> xr.DataArray:
     """Return an index of a cube as a lazy float32 array; a block is one read of just the bands it needs.
@@ -67,7 +70,8 @@ def open_view(
         freq: Period of the composites ("MS": months); None makes one of all dates.
         bbox: As in `open_cube`.
         time: As in `open_cube`.
-        chunks: As in `open_cube`; a composite needs all dates in a block, which "auto" gives.
+        chunks: As in `open_cube`: None computes on this process's threads, without Dask, when values are asked for. A
+            composite needs all dates in a block, which "auto" gives.
         level: As in `open_cube`.
 
     Returns:
@@ -85,27 +89,93 @@ def open_view(
     selection = select(manifest, spec, bands=view.bands, bbox=bbox, time=time)
     if composite is not None and selection.stamps is None:
         raise SelectionError(f"composite={composite!r}: {manifest.name!r} has no time to composite over")
+    labels, periods = _periods(selection, view)
+    if chunks is None:
+        lazy = _LazyView(manifest, selection, view, labels, periods)
+        return _to_array(selection, view, labels, indexing.LazilyIndexedArray(lazy))
     blocks = plan_blocks(manifest, selection, chunks)
     if composite is not None and len(blocks[0]) > 1:
         raise SelectionError("a composite needs all dates in a block: give chunks without time, or time=-1")
-    labels, periods = _periods(selection, view)
-    return _lazy(selection, view, blocks, labels, periods)
+    return _to_array(selection, view, labels, _dask_array(selection, view, blocks, labels, periods))
 
 
-def _lazy(
+class _LazyView(BackendArray):
+    """A view that is computed when it is indexed, block by block, each as soon as its tiles are there."""
+
+    def __init__(
+        self, manifest: Manifest, selection: Selection, view: View, labels: np.ndarray | None, periods: Periods | None
+    ) -> None:
+        self._manifest, self._selection, self._view, self._periods = manifest, selection, view, periods
+        self.shape = (*(() if labels is None else (len(labels),)), *selection.shape[-2:])
+        self.dtype = np.dtype("float32")
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        """Return the wanted part as numpy."""
+        support = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._compute)
+
+    def _compute(self, key: tuple[Any, ...]) -> np.ndarray:
+        spans = [np.arange(length)[part] for part, length in zip(key, self.shape, strict=True)]
+        *lead, ys, xs = (np.atleast_1d(span) for span in spans)
+        if not all(span.size for span in spans):
+            return np.empty([len(span) for span in spans if span.ndim], self.dtype)
+        selection, periods = self._selection, self._periods
+        if periods is None:
+            dates = lead[0].tolist() if lead else [0]
+        else:
+            periods = tuple(periods[i] for i in lead[0]) if lead else periods
+            dates = sorted({date for period in periods for date in period})
+            periods = tuple(tuple(dates.index(date) for date in period) for period in periods)
+        whole = selection.window
+        window = Window(
+            top=whole.top + int(ys.min()),
+            bottom=whole.top + int(ys.max()) + 1,
+            left=whole.left + int(xs.min()),
+            right=whole.left + int(xs.max()) + 1,
+        )
+        found = self._fill(window, dates, periods)
+        for axis, span in ((-2, ys), (-1, xs)):
+            if len(span) < found.shape[axis] or span[0] > span[-1]:
+                found = found.take(span - span.min(), axis)
+        return found.reshape([len(span) for span in spans if span.ndim])
+
+    def _fill(self, window: Window, dates: Sequence[int], periods: Periods | None) -> np.ndarray:
+        """Return the view in a window: (periods or dates, rows, columns)."""
+        selection, view = self._selection, self._view
+        times = tuple(selection.times[i] for i in dates)
+        bands = tuple(band for _, band in selection.bands)
+        stamps = None if selection.stamps is None else selection.stamps[list(dates)]
+        grid = crop(self._manifest.grid_at(selection.spec.level), window)
+        part = replace(selection, window=window, times=times, stamps=stamps, grid=grid)
+        rows, columns = plan_strips(self._manifest, part)
+        out = np.full((len(periods) if periods is not None else len(times), *window.shape), np.nan, "float32")
+
+        def work(block: dict[str, np.ndarray], ys: slice, xs: slice) -> None:
+            stored = (block[band.name] for band in bands)
+            out[:, ys, xs] = compute_block(*stored, view=view, bands=bands, periods=periods)
+
+        if times:
+            dtypes = {band.name: np.dtype(band.dtype) for band in bands}
+            stream_blocks(selection.spec, dtypes, times, window, (rows, columns), work)
+        return out
+
+
+def _dask_array(
     selection: Selection,
     view: View,
     blocks: Blocks,
     labels: np.ndarray | None,
     periods: Periods | None,
-) -> xr.DataArray:
+) -> Any:
     import dask.array as da
     from dask.base import tokenize
+
+    from cube.engine.array import band_arrays
 
     arrays = band_arrays(selection, blocks)
     squeeze = selection.stamps is not None and labels is None
     of_time = () if labels is None else ((len(labels),) if periods is not None else blocks[0],)
-    data = da.map_blocks(
+    return da.map_blocks(
         compute_block,
         *(arrays[name] for name, _ in selection.bands),
         view=view,
@@ -118,6 +188,9 @@ def _lazy(
         meta=np.empty((0,) * (2 + len(of_time)), "float32"),
         name=f"cube-{view.index}-{tokenize(selection.spec, selection.window, selection.times, blocks, view)}",
     )
+
+
+def _to_array(selection: Selection, view: View, labels: np.ndarray | None, data: Any) -> xr.DataArray:
     coords = coordinates(selection)
     coords.pop("time", None)
     if labels is not None:
@@ -175,7 +248,7 @@ def compute_block(
     dates = arrays[0].shape[:-2]
     lead = (len(periods),) if periods is not None else dates
     out = np.empty((*lead, rows, columns), "float32")
-    step = max(1, _STRIP_BYTES // (8 * columns * max(1, int(np.prod(dates)))))
+    step = max(1, _STRIP_VALUES // (columns * max(1, int(np.prod(dates)))))
     for top in range(0, rows, step):
         strip = slice(top, min(top + step, rows))
         values = _index_strip(view, by_name, strip)
@@ -186,21 +259,36 @@ def compute_block(
 
 
 def _index_strip(view: View, by_name: Mapping[str, tuple[np.ndarray, Band]], strip: slice) -> np.ndarray:
-    first, second = (_physical(*by_name[name], strip) for name in find_index(view.index).bands)
-    values = normalized_difference(first, second)
+    (first, one), (second, other) = (by_name[name] for name in find_index(view.index).bands)
+    pair = first[..., strip, :], second[..., strip, :]
+    missing = _is_missing(pair[0], one) | _is_missing(pair[1], other)
     if view.mask is not None:
         classes, _ = by_name[view.mask.band]
-        values[~view.mask.apply(classes[..., strip, :])] = np.nan
-    return values
+        missing |= ~view.mask.apply(classes[..., strip, :])
+    shift = _shift(one, other)
+    if shift is None:
+        return normalized_difference(_physical(pair[0], one), _physical(pair[1], other), missing=missing)
+    return normalized_difference(*pair, shift=shift, missing=missing)
 
 
-def _physical(stored: np.ndarray, band: Band, strip: slice) -> np.ndarray:
-    """Return float64 physical values of a strip of rows, NaN where there is no data."""
-    part = stored[..., strip, :]
-    values = part.astype("float64")
+def _is_missing(stored: np.ndarray, band: Band) -> np.ndarray:
+    if band.nodata is None or np.isnan(band.nodata):  # NaN stays NaN by itself
+        return np.zeros(stored.shape, bool)
+    missing: np.ndarray = stored == band.nodata
+    return missing
+
+
+def _shift(one: Band, other: Band) -> float | None:
+    """Return the shift by which stored numbers give the index of physical values; None where they cannot."""
+    same = (one.scale, one.offset) == (other.scale, other.offset)
+    small = all(np.dtype(band.dtype).kind in "iu" and np.dtype(band.dtype).itemsize <= 2 for band in (one, other))
+    return 2 * one.offset / one.scale if same and small else None
+
+
+def _physical(stored: np.ndarray, band: Band) -> np.ndarray:
+    """Return float64 physical values; those without data are not NaN yet."""
+    values = stored.astype("float64")
     if (band.scale, band.offset) != (1.0, 0.0):
         values *= band.scale
         values += band.offset
-    if band.nodata is not None and not np.isnan(band.nodata):
-        values[part == band.nodata] = np.nan
     return values

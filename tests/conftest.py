@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from cube.settings import get_settings
+from tests.absent import absent
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,9 +25,10 @@ hypothesis.settings.load_profile("project")
 
 @pytest.fixture(autouse=True, scope="session")
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache folder out of the tests, and a proxy out of requests to this machine."""
+    """Keep the user's cache folder out of the tests, a proxy out of requests to this machine, and counts exact."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUBE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CUBE_HEDGE_SHARE", "0")  # where the machine is busy, requests would be sent twice
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost", prepend=",")
         get_settings.cache_clear()
@@ -42,13 +44,8 @@ def require_program() -> Callable[[str, str], Path]:
     """
 
     def find(name: str, install: str) -> Path:
-        path = shutil.which(name)
-        if path:
-            return Path(path)
-        reason = f"needs the program {name}: {install}"
-        if os.environ.get("CUBE_REQUIRE") == "1":
-            pytest.fail(reason)
-        return pytest.skip(reason)
+        path = shutil.which(name) or absent(f"needs the program {name}: {install}")
+        return Path(path)
 
     return find
 
@@ -58,7 +55,7 @@ def test_data() -> Path:
     """Return the folder of real COGs and STAC items, or skip where there is none."""
     folder = Path(os.environ.get("CUBE_TEST_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / "MANIFEST.csv").is_file():
-        pytest.skip(f"no real data in {folder}: set CUBE_TEST_DATA to its folder")
+        absent(f"no real data in {folder}: set CUBE_TEST_DATA to its folder", is_required=False)
     return folder.resolve()
 
 

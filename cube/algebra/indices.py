@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cube.algebra.missing import set_missing
 from cube.errors import SelectionError
 
 
@@ -58,15 +59,30 @@ def find_index(name: str) -> Index:
     return found
 
 
-def normalized_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return (first - second) / (first + second); NaN where the sum is 0 or an input is NaN.
+def normalized_difference(
+    first: np.ndarray, second: np.ndarray, *, shift: float = 0.0, missing: np.ndarray | None = None
+) -> np.ndarray:
+    """Return (first - second) / (first + second + shift); NaN where the divisor is 0 or an input is NaN.
 
     Args:
-        first: Physical values (reflectance), float, any shape. An offset does not cancel: scale the numbers first.
+        first: Physical values (reflectance), any shape; or the stored numbers of bands that share scale and offset.
         second: As `first`.
+        shift: 0 for physical values. Of stored numbers the scale cancels and the offset does not:
+            `2 * offset / scale`, by which integers of up to 16 bits need no physical values, and no float64.
+        missing: bool, where else there is no result; overwritten.
+
+    Returns:
+        float32 for integers of up to 16 bits, whose difference and sum it holds exactly; else the inputs' float type.
     """
-    total = first + second
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result: np.ndarray = (first - second) / total
-    result[total == 0] = np.nan
+    dtype = np.result_type(first, second, np.float32)
+    # Both converted once: numpy would convert them piece by piece, and again, in each operation on mixed types.
+    total, other = first.astype(dtype), second.astype(dtype)
+    result: np.ndarray = total - other
+    total += other
+    if shift:
+        total += dtype.type(shift)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        np.divide(result, total, out=result)
+    nothing = total == 0
+    set_missing(result, nothing if missing is None else np.logical_or(missing, nothing, out=missing))
     return result

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from cube.errors import BuildError, SelectionError
+from cube.io.listing import is_listed, list_objects
 from cube.io.stores import absolute, is_url, redact
 from cube.source import Source
 from cube.stac.sources import is_stac, sources_from_stac
@@ -130,7 +131,7 @@ def _from_text(text: str, bands: Sequence[str] | None) -> Iterable[Source]:
     if is_stac(text):
         return sources_from_stac(text, bands=bands)
     if is_url(text) and not text.startswith("file:"):
-        return [_plain(text)]
+        return [_plain(href) for href in _from_store(text)] if is_listed(text) else [_plain(text)]
     path = Path(absolute(text))
     if path.is_dir():
         found = sorted(each for each in path.rglob("*") if each.suffix.lower() in _TIFF_ENDINGS and each.is_file())
@@ -145,6 +146,21 @@ def _from_text(text: str, bands: Sequence[str] | None) -> Iterable[Source]:
     if not path.exists():
         raise BuildError(f"{text}: there is no such file or folder")
     return [_plain(path.as_posix())]
+
+
+def _from_store(text: str) -> list[str]:
+    """Return the URLs of what a folder, or a glob, of an object store holds."""
+    found = list_objects(text)
+    if glob.has_magic(text):
+        if not found:
+            raise BuildError(f"no object matches {text}")
+        return found
+    images = [href for href in found if href.lower().endswith(_TIFF_ENDINGS)]
+    if not images and not found and not text.endswith("/"):
+        return [text]  # an object whose name has no ending, or nothing, which its scan will tell
+    if not images:
+        raise BuildError(f"the folder {text} holds no .tif or .tiff object")
+    return images
 
 
 def holds_secret(text: str) -> bool:

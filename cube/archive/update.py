@@ -64,9 +64,10 @@ def append(manifest: Manifest, what: Any, *, patch_url: PatchUrl = None, progres
 
     Raises:
         BuildError: Sources that cannot be read, or that do not fit the cube: its bands, their encoding, its pixel
-            lattice, or what is there already; names one and says why.
+            lattice, or what is there already; names one and says why. Or the cube is a copy.
         ManifestError: The manifest cannot be written, or someone else has changed it meanwhile.
     """
+    _refuse_copy(manifest)
     options = Options.from_json(manifest.built)
     stored = read_stored(manifest)
     hrefs = {each.source.href for each in stored}
@@ -116,7 +117,8 @@ def refresh(
         progress: Called with (done, total) as sources are looked at.
 
     Raises:
-        BuildError: Sources that are gone, cannot be read, or no longer fit the cube; names one and says why.
+        BuildError: Sources that are gone, cannot be read, or no longer fit the cube; names one and says why. Or there
+            is something to do, and the cube is a copy.
         ManifestError: The manifest cannot be written, or someone else has changed it meanwhile.
     """
     options = Options.from_json(manifest.built)
@@ -124,6 +126,8 @@ def refresh(
     if not every:
         report = check(manifest, pixels=False, patch_url=patch_url, progress=progress)
         stored = [everything[each.position] for each in report.of("changed", "unreadable", "vanished")]
+    if stored:
+        _refuse_copy(manifest)
     chosen = [each.source for each in stored]
     surveyed, errors = survey(chosen, crs=options.crs, patch_url=patch_url, progress=progress if every else None)
     gone = {each.href for each in errors if isinstance(each, SourceNotFoundError)}
@@ -140,6 +144,15 @@ def refresh(
     if lost is not None:
         raise BuildError(f"{lost} no longer gives any band of the cube; {AGAIN}")
     return Update(manifest=change.write([]), refreshed=len(taken), dropped=tuple(sorted(gone)))
+
+
+def _refuse_copy(manifest: Manifest) -> None:
+    """Refuse to make a cube of the files of a copy: what was not copied would be part of it, and empty."""
+    if "copy" in manifest.built:
+        raise BuildError(
+            f"{manifest.url} is a copy ({manifest.attributes['copy']}), which is not changed but taken again: run "
+            "`cube append` or `cube refresh` on the cube that it is of, and then `cube copy` as before"
+        )
 
 
 def _vanished(hrefs: Sequence[str]) -> BuildError:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from cube.cli import looks, results, services, sources
+from cube.cli import looks, measures, results, services, sources, storage, tuning
 from cube.errors import CubeError, MissingExtraError
 
 __all__ = ["app", "main"]
@@ -29,6 +29,10 @@ for command, example in (
     (looks.explain, "cube explain mine --time 2024-05 --chunks auto"),
     (results.compute, "cube compute mine ndvi --composite median --mask scl -o ndvi.tif"),
     (results.export, "cube export mine --kerchunk mine.json"),
+    (storage.copy, "cube copy mine --bbox 13.6,48.7,13.7,48.8 --to offline"),
+    (storage.cache, "cube cache --clear"),
+    (tuning.tune, "cube tune https://example.com/file.tif"),
+    (measures.bench, "cube bench mine --peer odc-stac"),
     (services.serve, "cube serve catalog.yaml --port 9000"),
     (services.demo, "cube demo --keep"),
     (services.doctor, "cube doctor https://example.com/file.tif"),

@@ -23,17 +23,23 @@ from cube.cli.options import (
     print_facts,
 )
 
+MaxBytes = Annotated[str | None, typer.Option("--max-bytes", help="Refuse to read more: 2GB, 500MB, 64MiB.")]
+MaxRequests = Annotated[int | None, typer.Option("--max-requests", help="Refuse to ask more often.", min=0)]
+
 
 def info(
     name: Name,
     preview: Annotated[Path | None, typer.Option("--preview", help="Write a picture (PNG).")] = None,
     time: Time = None,
     as_python: Annotated[bool, typer.Option("--as-python", help="Print Python that makes and opens the cube.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Whether to ask a remote store how fast it answers.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Say what a cube holds; with --preview, draw it."""
+    """Say what a cube holds, and how far away; with --preview, draw it."""
     from cube.dataset import find_manifest
-    from cube.info import describe, write_preview
+    from cube.info import describe, measure_distance, write_preview
 
     manifest = find_manifest(name)
     shown = write_preview(manifest, preview, time=parse_time(time)) if preview is not None else None
@@ -42,7 +48,8 @@ def info(
 
         sys.stdout.write(spell(manifest))
     else:
-        print_facts(describe(manifest), as_json=as_json)
+        distance = measure_distance(manifest) if measure else None
+        print_facts(describe(manifest) | {"first_byte": distance}, as_json=as_json)
     if shown is not None:
         sys.stderr.write(f"{preview}: {shown}\n")
 
@@ -54,13 +61,19 @@ def explain(
     time: Time = None,
     level: Level = 0,
     chunks: Annotated[str | None, typer.Option("--chunks", help="auto, or lengths: time=1,y=512,x=512.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option("--latency-ms", help="Predict for a store this far away.", min=0)
+    ] = None,
+    max_bytes: MaxBytes = None,
+    max_requests: MaxRequests = None,
     sources: Annotated[bool, typer.Option("--sources", help="List what each source costs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Count the sources, tiles, requests and bytes of a read before it is done."""
+    """Say what a read costs before it is done: requests, bytes, seconds, memory, and how to do it."""
     from cube.dataset import find_manifest
     from cube.engine.blocks import plan_blocks
     from cube.explain import explain as explain_selection
+    from cube.explain import parse_bytes
     from cube.selection import select
     from cube.spec import CubeSpec
 
@@ -68,7 +81,9 @@ def explain(
     spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
     selection = select(manifest, spec, bands=parse_names(bands), bbox=parse_bbox(bbox), time=parse_time(time))
     lengths = parse_chunks(chunks)
-    found = explain_selection(selection, None if lengths is None else plan_blocks(manifest, selection, lengths))
+    blocks = None if lengths is None else plan_blocks(manifest, selection, lengths)
+    found = explain_selection(selection, blocks, latency_ms=latency_ms)
+    found.require(max_bytes=None if max_bytes is None else parse_bytes(max_bytes), max_requests=max_requests)
     if as_json:
         facts = found.to_json()
         if not sources:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from cube.cli.looks import MaxBytes, MaxRequests
 from cube.cli.options import Bbox, Level, Name, Time, parse_bbox, parse_time, progress
 from cube.errors import SelectionError
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+    from cube.explain import Explanation
+    from cube.io.trace import Trace
+    from cube.manifest.open import Manifest
 
 
 def compute(
@@ -23,28 +33,30 @@ def compute(
     time: Time = None,
     level: Level = 0,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", help="local, or a scheduler's address (tcp://host:8786).")
+        str | None,
+        typer.Option("--cluster", help="local[:N], an address, gateway:URL?workers=N, or slurm:N (pbs, lsf, ...)."),
     ] = None,
+    max_bytes: MaxBytes = None,
+    max_requests: MaxRequests = None,
 ) -> None:
-    """Compute an index of a cube, masked and composited, into a file."""
+    """Compute an index of a cube, masked and composited, into a file; say what it cost."""
+    from cube.algebra.masks import parse_mask
     from cube.dataset import find_manifest
     from cube.engine.cluster import connect, iterate_blocks
-    from cube.views import open_view
+    from cube.explain import parse_bytes
+    from cube.io.trace import trace
+    from cube.views import View, open_view
     from cube.write import write_cog, write_zarr
 
     if output.suffix not in (".tif", ".tiff", ".zarr"):
         raise SelectionError(f"{output}: give a name that ends with .tif (a COG) or .zarr (a store)")
-    array = open_view(
-        find_manifest(name),
-        index,
-        mask=mask,
-        composite=composite,
-        freq=freq,
-        bbox=parse_bbox(bbox),
-        time=parse_time(time),
-        level=level,
-    )
-    with connect(cluster) as client:
+    manifest, part = find_manifest(name), _Part(bbox=parse_bbox(bbox), time=parse_time(time))
+    array = open_view(manifest, index, mask=mask, composite=composite, freq=freq, level=level, **part)
+    bands = View(index=index.lower(), mask=parse_mask(mask) if mask else None).bands
+    plan = _explain(manifest, array, bands, level, part, is_composite=composite is not None)
+    plan.require(max_bytes=None if max_bytes is None else parse_bytes(max_bytes), max_requests=max_requests)
+    began = perf_counter()
+    with trace() as asked, connect(cluster) as client:
         if output.suffix == ".zarr":
             write_zarr(output, array.to_dataset())
         else:
@@ -54,6 +66,41 @@ def compute(
                 write_cog(output, array, blocks, progress=lambda done: report(done, total))
     size = ", ".join(f"{dim} {length}" for dim, length in array.sizes.items())
     sys.stdout.write(f"{output}: {array.attrs['long_name']}; {size}\n")
+    if cluster is None:  # what workers ask stands in traces of their own
+        sys.stderr.write(f"{_compare(plan, asked, perf_counter() - began)}\n")
+
+
+class _Part(TypedDict):
+    bbox: tuple[float, float, float, float] | None
+    time: str | tuple[str, str] | None
+
+
+def _explain(
+    manifest: Manifest, array: DataArray, bands: Sequence[str], level: int, part: _Part, *, is_composite: bool
+) -> Explanation:
+    """Return what the reads of a view cost."""
+    from cube.explain import explain
+    from cube.selection import select
+    from cube.spec import CubeSpec
+
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
+    selection = select(manifest, spec, bands=bands, **part)
+    # A composite has other dates than its blocks, each of which holds all.
+    lengths = ((len(selection.times),), *array.data.chunks[-2:]) if is_composite else array.data.chunks
+    return explain(selection, lengths)
+
+
+def _compare(plan: Explanation, asked: Trace, seconds: float) -> str:
+    """Return what was planned and what it was."""
+    from cube.engine.cost import readable_bytes, readable_seconds
+
+    again = sum(each.attempt > 1 or each.hedge for each in asked.records)
+    repeated = f" ({again:,} of them again)" if again else ""
+    return (
+        f"planned {plan.requests:,} requests, {readable_bytes(plan.bytes)}, {readable_seconds(plan.predicted_s)} of "
+        f"reading; was {asked.requests:,} requests{repeated}, {readable_bytes(asked.bytes)}, "
+        f"{readable_seconds(seconds)} with arithmetic and writing"
+    )
 
 
 def export(

@@ -3,131 +3,161 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 from typing import Any
 
-import dask.array as da
 import numpy as np
-from dask._task_spec import Alias, Task, TaskRef
+from dask._task_spec import Task, TaskRef
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.highlevelgraph import Layer
 
-from cube.engine.blocks import Blocks
+from cube.decoding import decode
+from cube.engine.reads import Box, Pick, Reads, edges
 from cube.grid import Window
-from cube.reader import read_block
-from cube.selection import Selection
+from cube.reader import Hole, read_block_reported
 from cube.spec import CubeSpec
 
-
-def band_arrays(selection: Selection, blocks: Blocks) -> dict[str, da.Array]:
-    """Return a dask array of stored numbers a variable.
-
-    xarray's own chunking makes an array a variable, each with its own reads: a computation over two bands pays two
-    round trips a block. Here all variables stand on one `ReadLayer`, which reads a block's bands together.
-    """
-    # The bands, too: dask merges layers by name, and one of another selection would lack this one's.
-    names = [band.name for _, band in selection.bands]
-    token = tokenize(selection.spec, names, selection.times, selection.window, blocks)
-    base = ReadLayer(f"cube-read-{token}", selection, blocks)
-    arrays = {}
-    for name, band in selection.bands:
-        alias = f"cube-{name}-{base.name.removeprefix('cube-read-')}"
-        layer: Any = {
-            (alias, *index): Alias((alias, *index), (base.name, band.name, *index))
-            for index in itertools.product(*(range(len(each)) for each in blocks))
-        }
-        graph = HighLevelGraph({base.name: base, alias: layer}, {base.name: set(), alias: {base.name}})
-        arrays[name] = da.Array(graph, alias, chunks=blocks, dtype=np.dtype(band.dtype))
-    return arrays
+type Place = tuple[int, int, int]
+"""Of a block: along time, y and x."""
 
 
-def read_bands(spec: CubeSpec, bands: tuple[str, ...], times: tuple[int, ...], window: Window) -> dict[str, np.ndarray]:
-    """Return a block's bands: what a read task runs."""
-    return read_block(spec, bands, times, window)
+type Block = tuple[dict[str, np.ndarray], tuple[Hole, ...]]
+"""Bands, and the sources that are missing in them."""
 
 
-def pick(block: Mapping[str, np.ndarray], band: str, timeless: bool) -> np.ndarray:
-    """Return one band of a block that was read."""
-    return block[band][0] if timeless else block[band]
+def read_bands(spec: CubeSpec, bands: tuple[str, ...], part: tuple[Sequence[int], Box]) -> Block:
+    """Return the bands of a part, dates and window: what a read task runs."""
+    times, (top, bottom, left, right) = part
+    return read_block_reported(spec, bands, times, Window(top=top, bottom=bottom, left=left, right=right))
+
+
+def pick(block: Block, how: Pick) -> np.ndarray:
+    """Return one band of a block that was read, as physical numbers and without the axes that are left out."""
+    part = block[0][how.band][tuple(0 if dropped else slice(None) for dropped in how.dropped)]
+    return decode(np.asarray(part, order="C"), how.decoding)
+
+
+def pick_holes(block: Block) -> np.ndarray:
+    """Return the sources that are missing in a block that was read, as the one element of an array of objects."""
+    found = np.empty(1, object)
+    found[0] = block[1]
+    return found
 
 
 class ReadLayer(Layer):
     """Reads of a cube's blocks, made when dask has found out which bands of which blocks are wanted.
 
-    Output keys are (name, band, *block). `cull` is where dask says which of them a computation uses: a block gets one
-    read task for all of its wanted bands, and a `pick` a band.
+    Its keys are those of the arrays of all variables, and of what is missing in a block. `cull` is where dask says
+    which of them a computation uses: a block gets one read task for all of its wanted bands, and a `pick` a band, which
+    decodes it as well.
     """
 
-    def __init__(self, name: str, selection: Selection, blocks: Blocks, wanted: AbstractSet[Any] | None = None) -> None:
-        super().__init__()
-        self.name = name
-        self.selection = selection
-        self.blocks = blocks
-        bands = dict.fromkeys(band.name for _, band in selection.bands)
-        indices = [range(len(each)) for each in blocks]
-        self.wanted = wanted if wanted is not None else {(name, *key) for key in itertools.product(bands, *indices)}
-        self._tasks: dict[Any, Task] | None = None
+    def __init__(
+        self, reads: Reads, wanted: AbstractSet[Any] | None = None, annotations: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(annotations)
+        self.reads = reads
+        self.wanted = wanted
+        """Keys of arrays and of holes; None stands for all of arrays."""
+
+    @cached_property
+    def token(self) -> str:
+        """What tells these reads from others."""
+        # The variables, too: dask merges layers by name, and one of another selection would lack this one's.
+        return str(tokenize(self.reads))
+
+    @property
+    def name(self) -> str:
+        """The layer's name; its arrays are called `array_name`."""
+        return f"cube-read-{self.token}"
+
+    def array_name(self, variable: str) -> str:
+        """Return the name of a variable's dask array."""
+        return f"cube-{variable}-{self.token}"
+
+    def holes_key(self, place: Place) -> tuple[Any, ...]:
+        """Return the key of the sources that are missing in a block: a computation that wants it reads no more."""
+        return (f"{self.name}-holes", *place)
 
     @property
     def has_legacy_tasks(self) -> bool:
         """Whether tasks are plain tuples; dask would then look through every layer for keys."""
         return False
 
-    def _materialize(self) -> dict[Any, Task]:
-        if self._tasks is None:
-            by_block: dict[tuple[int, ...], list[str]] = {}
-            for _, band, *index in self.wanted:
-                by_block.setdefault(tuple(index), []).append(band)
-            self._tasks = {}
-            timeless = self.selection.stamps is None
-            starts = [np.concatenate([[0], np.cumsum(each)]).tolist() for each in self.blocks]
-            for index, bands in by_block.items():
-                names = tuple(sorted(bands))
-                key: Any = (f"{self.name}-{'+'.join(names)}", *index)
-                self._tasks[key] = Task(
-                    key, read_bands, self.selection.spec, names, *self._part(index, starts), _data_producer=True
-                )
-                for band in names:
-                    out = (self.name, band, *index)
-                    self._tasks[out] = Task(out, pick, TaskRef(key), band, timeless)
-        return self._tasks
+    @cached_property
+    def _tasks(self) -> dict[Any, Task]:
+        reads, starts = self.reads, edges(self.reads)
+        by_name = {
+            self.array_name(each.name): Pick(band=each.band, dropped=reads.dropped, decoding=each.decoding)
+            for each in reads.variables
+        }
+        names_of: dict[frozenset[str], tuple[tuple[str, ...], str]] = {}
+        tasks: dict[Any, Task] = {}
+        for place, keys in self._by_place().items():
+            wanted = frozenset(by_name[key[0]].band for key in keys if key[0] in by_name)
+            if wanted not in names_of:
+                bands = tuple(sorted(wanted))
+                names_of[wanted] = bands, f"{self.name}-{'+'.join(bands)}"
+            bands, name = names_of[wanted]
+            source: Any = (name, *place)
+            tasks[source] = Task(source, read_bands, reads.spec, bands, reads.part(starts, place), _data_producer=True)
+            block = TaskRef(source)
+            for key in keys:
+                how = by_name.get(key[0])
+                tasks[key] = Task(key, pick_holes, block) if how is None else Task(key, pick, block, how)
+        return tasks
 
-    def _part(self, index: tuple[int, ...], starts: list[list[int]]) -> tuple[tuple[int, ...], Window]:
-        """Return the dates and the window of a block."""
-        *time, y, x = index
-        window, rows, columns = self.selection.window, starts[-2], starts[-1]
-        times = self.selection.times[starts[0][time[0]] : starts[0][time[0] + 1]] if time else self.selection.times
-        return times, Window(
-            top=window.top + rows[y],
-            bottom=window.top + rows[y + 1],
-            left=window.left + columns[x],
-            right=window.left + columns[x + 1],
-        )
+    def _by_place(self) -> dict[Place, list[Any]]:
+        """Return the wanted keys of each block."""
+        found: dict[Place, list[Any]] = {}
+        is_whole = not any(self.reads.dropped)
+        holes = f"{self.name}-holes"
+        for key in self.get_output_keys():
+            index = key[1:]
+            found.setdefault(index if is_whole or key[0] == holes else _place(self.reads, index), []).append(key)
+        return found
 
     def __getitem__(self, key: Any) -> Task:
         """Return the task of a key."""
-        return self._materialize()[key]
+        return self._tasks[key]
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the keys of all tasks."""
-        return iter(self._materialize())
+        return iter(self._tasks)
 
     def __len__(self) -> int:
         """Return the number of tasks."""
-        return len(self._materialize())
+        return len(self._tasks)
 
     def is_materialized(self) -> bool:
         """Return whether the tasks exist yet."""
-        return self._tasks is not None
+        return "_tasks" in self.__dict__
 
-    def get_output_keys(self) -> set[Any]:
+    def get_output_keys(self) -> AbstractSet[Any]:
         """Return the keys that other layers may use."""
-        return set(self.wanted)
+        if self.wanted is not None:
+            return self.wanted
+        indices = [range(len(each)) for each in self.reads.chunks]
+        names = [self.array_name(each.name) for each in self.reads.variables]
+        return {(name, *index) for name in names for index in itertools.product(*indices)}
 
-    def cull(self, keys: set[Any], all_hlg_keys: Any) -> tuple[ReadLayer, dict[Any, set[Any]]]:
+    def cull(self, keys: set[Any], all_hlg_keys: Any) -> tuple[ReadLayer, dict[Any, Any]]:
         """Return the layer of the wanted keys alone, and what each of its tasks depends on."""
         del all_hlg_keys
-        layer = ReadLayer(self.name, self.selection, self.blocks, self.wanted & keys)
-        tasks = layer._materialize()
-        return layer, {key: set(task.dependencies) for key, task in tasks.items()}
+        names = {f"{self.name}-holes", *(self.array_name(each.name) for each in self.reads.variables)}
+        wanted = {key for key in keys if isinstance(key, tuple) and key[0] in names}
+        layer = ReadLayer(self.reads, wanted, self.annotations)
+        return layer, {key: task.dependencies for key, task in layer._tasks.items()}
+
+    def places(self) -> list[Place]:
+        """Return the blocks that are read."""
+        return list(self._by_place())
+
+
+def _place(reads: Reads, index: tuple[int, ...]) -> Place:
+    """Return a block's place, of its index in an array that lacks axes."""
+    along = iter(index)
+    time, y, x = (0 if dropped else next(along) for dropped in reads.dropped)
+    return time, y, x

@@ -7,7 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cube.io import loop
-from cube.io.ranges import Buffer, ObjectVersion, read_head, read_range
+from cube.io.answer import Buffer
+from cube.io.ranges import ObjectVersion, read_head, read_range
 
 
 class RangeFile(io.RawIOBase):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,6 +26,7 @@ class _Runtime:
         self.loop = asyncio.new_event_loop()
         self.pool = ThreadPoolExecutor(get_settings().decode_threads, thread_name_prefix="cube-decode")
         self.state: dict[str, Any] = {}
+        self.closers: list[Callable[[], Awaitable[object]]] = []
         self._thread = threading.Thread(target=self._run, name="cube-io", daemon=True)
         self._thread.start()
 
@@ -49,7 +51,8 @@ class _Runtime:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # The callbacks of requests that just ended are still on their way from obstore's threads.
+        await asyncio.gather(*[close() for close in self.closers], return_exceptions=True)
+        # The callbacks of requests that just ended are still on their way from the clients' threads.
         await asyncio.sleep(0.05)
 
 
@@ -126,9 +129,18 @@ def decode_pool() -> ThreadPoolExecutor:
     return _get().pool
 
 
-def loop_state(name: str, factory: Any) -> Any:
-    """Return an object that belongs to this process's I/O loop (a limiter), made by `factory` on first use."""
-    state = _get().state
-    if name not in state:
-        state[name] = factory()
-    return state[name]
+def loop_state[T](name: str, factory: Callable[[], T], close: Callable[[T], Awaitable[object]] | None = None) -> T:
+    """Return an object that belongs to this process's I/O loop (a limiter, a client), made by `factory` on first use.
+
+    Args:
+        name: Of the object.
+        factory: Makes it.
+        close: Closes it, on the loop, when the process ends.
+    """
+    runtime = _get()
+    if name not in runtime.state:
+        made = runtime.state[name] = factory()
+        if close is not None:
+            runtime.closers.append(functools.partial(close, made))
+    found: T = runtime.state[name]
+    return found

@@ -17,6 +17,10 @@ class Request:
     stop: int
     attempt: int
     """1 for the first."""
+    hedge: bool
+    """Whether it is the second of a request that was late; the loser of the two counts as failed."""
+    first_byte_s: float | None
+    """None where there was no answer."""
     seconds: float
     failed: bool
 

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from cube.errors import ManifestError, ReadError, SourceNotFoundError
 from cube.io import loop
-from cube.io.ranges import Buffer, plan_requests, read_head, read_range
+from cube.io.answer import Buffer
+from cube.io.ranges import plan_requests, read_head, read_range
 from cube.io.stores import local_path
 from cube.settings import get_settings
 

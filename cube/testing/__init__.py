@@ -7,15 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cube.testing.archive import Archive, unique_values, write_archive, write_cog
-    from cube.testing.objectstore import Counts, ObjectStore
+    from cube.testing.objectstore import Bandwidth, Counts, Faults, Latency, ObjectStore, Record
 
-__all__ = ["Archive", "Counts", "ObjectStore", "unique_values", "write_archive", "write_cog"]
+__all__ = [
+    "Archive",
+    "Bandwidth",
+    "Counts",
+    "Faults",
+    "Latency",
+    "ObjectStore",
+    "Record",
+    "unique_values",
+    "write_archive",
+    "write_cog",
+]
 
-_HOMES = {"Counts": "objectstore", "ObjectStore": "objectstore"}
+_OF_ARCHIVE = {"Archive", "unique_values", "write_archive", "write_cog"}
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: `python -m cube.testing.objectstore` would else find its module imported before it runs.
+    # On first use: an object store needs nothing of what writes an archive, and that is GDAL.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'archive')}"), name)
+    home = "archive" if name in _OF_ARCHIVE else "objectstore"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

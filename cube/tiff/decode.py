@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
+from isal import igzip_lib, isal_zlib
 
 NONE, LZW, JPEG, DEFLATE, PACKBITS, OLD_DEFLATE = 1, 5, 7, 8, 32773, 32946
 LERC, ZSTD, WEBP = 34887, 50000, 50001
@@ -26,6 +27,8 @@ _DECOMPRESS: dict[int, Callable[..., Any]] = {
     ZSTD: imagecodecs.zstd_decode,
 }
 _PREDICTED = {LZW, DEFLATE, OLD_DEFLATE, ZSTD}  # the others have no predictor, whatever the tag says (as libtiff)
+_DEFLATES = {DEFLATE, OLD_DEFLATE}
+_PART = 0.75  # of a tile; of more, libdeflate's whole one is as quick
 _MAX_SCANS = 100  # of a progressive JPEG, as libtiff: each costs the time of the whole tile, whatever its length
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _WEBP_ANIMATION = 2
@@ -77,28 +80,33 @@ class _Frame(NamedTuple):
     is_subsampled: bool
 
 
-def decode_tile(encoded: memoryview, layout: TileLayout) -> np.ndarray:
-    """Return the pixels of one tile.
+def decode_tile(encoded: memoryview, layout: TileLayout, top: int = 0, bottom: int | None = None) -> np.ndarray:
+    """Return the pixels of one tile, or of some of its rows.
 
     Args:
         encoded: The tile as it stands in the file.
         layout: What the header says of it.
+        top: First row.
+        bottom: One past the last row; the tile's last where None. Where much of a tile lies below, it is not decoded,
+            and damage there is not noticed.
 
     Returns:
-        (height, width, samples) in native byte order; perhaps read-only, perhaps a view of this thread's scratch
+        (rows, width, samples) in native byte order; perhaps read-only, perhaps a view of this thread's scratch
         memory: valid until the next call on this thread.
 
     Raises:
         DecodeError: The bytes cannot be decoded, or are a tile of another size or kind.
     """
+    bottom = layout.height if bottom is None else bottom
     if layout.compression in _IMAGES:
-        return _IMAGES[layout.compression](encoded, layout)
-    raw = _decompress(encoded, layout)
+        return _IMAGES[layout.compression](encoded, layout)[top:bottom]
+    row_bytes = layout.nbytes // layout.height
+    raw = _decompress(encoded, layout, bottom * row_bytes)[top * row_bytes :]
+    shape = (bottom - top, layout.width, layout.samples)
     if layout.bits:
-        rows = raw.reshape(layout.height, -1)
-        pixels = np.unpackbits(rows, axis=1, count=layout.width * layout.samples)
-        return pixels.reshape(layout.height, layout.width, layout.samples)
-    return _undo_predictor(raw, layout)
+        pixels = np.unpackbits(raw.reshape(bottom - top, -1), axis=1, count=layout.width * layout.samples)
+        return pixels.reshape(shape)
+    return _undo_predictor(raw, layout, shape)
 
 
 def decode_into(encoded: memoryview, layout: TileLayout, out: np.ndarray) -> bool:
@@ -126,7 +134,7 @@ def decode_into(encoded: memoryview, layout: TileLayout, out: np.ndarray) -> boo
         and out.shape == (layout.height, layout.width)
     ):
         return False
-    differences = _decompress(encoded, layout).view(layout.dtype).reshape(out.shape)
+    differences = _decompress(encoded, layout, layout.nbytes).view(layout.dtype).reshape(out.shape)
     imagecodecs.delta_decode(differences, axis=-1, out=out)
     return True
 
@@ -139,19 +147,26 @@ def _buffer(nbytes: int) -> np.ndarray:
     return buffer[:nbytes]
 
 
+_ERRORS: Any = (RuntimeError, ValueError, zlib.error, igzip_lib.IsalError)
+"""Of decoders; those of imagecodecs are RuntimeErrors, and ValueErrors for what does not fit into `out`."""
+
+
 def _call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a decoder; imagecodecs' errors are RuntimeErrors, and ValueErrors for what does not fit into `out`."""
     try:
         return function(*args, **options)
-    except (RuntimeError, ValueError, zlib.error) as error:
+    except _ERRORS as error:
         raise DecodeError(str(error)) from None
 
 
-def _decompress(encoded: memoryview, layout: TileLayout) -> np.ndarray:
-    """Return the tile's bytes, uint8 (nbytes,)."""
+def _decompress(encoded: memoryview, layout: TileLayout, wanted: int) -> np.ndarray:
+    """Return the tile's first bytes, uint8 (wanted,)."""
     nbytes = layout.nbytes
     if layout.compression == NONE:
         raw = np.frombuffer(encoded, "u1")
+    elif layout.compression in _DEFLATES and wanted < _PART * nbytes:
+        # A stream can be left where it is enough, which halves the time of a single pixel; libdeflate has none.
+        nbytes = wanted
+        raw = np.frombuffer(_call(isal_zlib.decompressobj().decompress, encoded, nbytes), "u1")
     elif layout.compression in _DECOMPRESS:
         try:
             raw = np.asarray(_call(_DECOMPRESS[layout.compression], encoded, out=_buffer(nbytes)))
@@ -164,12 +179,11 @@ def _decompress(encoded: memoryview, layout: TileLayout) -> np.ndarray:
         raise DecodeError(f"compression {layout.compression} is not one that this reader decodes")
     if len(raw) < nbytes:
         raise DecodeError(f"decoded to {len(raw)} bytes where a tile has {nbytes}")
-    return raw[:nbytes]
+    return raw[:wanted]
 
 
-def _undo_predictor(raw: np.ndarray, layout: TileLayout) -> np.ndarray:
-    """Return the pixels, (height, width, samples)."""
-    shape = (layout.height, layout.width, layout.samples)
+def _undo_predictor(raw: np.ndarray, layout: TileLayout, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the pixels, (rows, width, samples)."""
     predictor = layout.predictor if layout.compression in _PREDICTED else 1
     kind, size = layout.dtype.kind, layout.dtype.itemsize
     if predictor == FLOATING_POINT and kind == "f":

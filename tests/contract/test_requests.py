@@ -196,15 +196,40 @@ def test_a_band_reads_itself_alone(store, manifest, truth, chunks):
     assert set(asked(store)) == {f"{date}_red.tif" for date in DATES}
 
 
-@pytest.mark.parametrize("chunks", [None, CHUNKS])
-def test_a_slice_reads_only_its_tiles_or_blocks(store, manifest, truth, chunks):
-    ds = open_cube(manifest, chunks=chunks, mask_and_scale=False)
-    found = ds.red.isel(time=1, y=slice(3, TILE), x=slice(3, TILE))
-    np.testing.assert_array_equal(found.values, truth["red"][1, 3:TILE, 3:TILE])
-    if chunks is None:
-        assert asked(store) == {"20240201_red.tif": 1}
+PARTS = [
+    ({"time": 1, "y": slice(3, TILE), "x": slice(3, TILE)}, {"20240201": 1}),
+    ({"time": [2, 0], "y": 5, "x": 2 * TILE}, {"20240101": 1, "20240301": 1}),
+    (
+        {"time": slice(1, None), "y": slice(TILE - 1, TILE + 1), "x": slice(TILE + 1, 2 * TILE)},
+        {"20240201": 2, "20240301": 2},
+    ),
+    ({"y": slice(0, TILE), "x": slice(None, TILE)}, dict.fromkeys(DATES, 1)),
+]
+
+
+@pytest.mark.parametrize("chunks", [None, "auto", CHUNKS, {"y": 17, "x": 1000}])
+@pytest.mark.parametrize(("part", "expected"), PARTS)
+@pytest.mark.parametrize("mask_and_scale", [True, False])
+def test_a_slice_reads_only_its_tiles(store, manifest, truth, chunks, part, expected, mask_and_scale):
+    ds = open_cube(manifest, chunks=chunks, mask_and_scale=mask_and_scale)
+    oracle = xr.DataArray(truth["red"], dims=("time", "y", "x"))
+    found = ds.isel(part).red
+    np.testing.assert_array_equal(found.values, oracle.isel(part).values)
+    counts = asked(store)
+    if chunks == {"y": 17, "x": 1000}:
+        assert set(counts) == {f"{date}_red.tif" for date in expected}, "a tile in two blocks is read for each"
     else:
-        assert asked(store) == {f"{date}_red.tif": 2 for date in DATES}, "one block: two rows of tiles, all its dates"
+        assert counts == {f"{date}_red.tif": count for date, count in expected.items()}
+
+
+@pytest.mark.parametrize("chunks", ["auto", CHUNKS])
+def test_a_part_by_label_is_read_as_a_part(store, manifest, truth, chunks):
+    ds = open_cube(manifest, chunks=chunks)
+    part = ds.sel(time=["2024-02-01"], x=slice(ds.x[0], ds.x[9]), y=slice(ds.y[0], ds.y[9]))
+    ndvi = ((part.nir - part.red) / (part.nir + part.red)).mean("time")
+    n, r = (truth[band][1, :10, :10].astype("float32") for band in ("nir", "red"))
+    np.testing.assert_array_equal(ndvi.values, (n - r) / (n + r))
+    assert asked(store) == {"20240201_nir.tif": 1, "20240201_red.tif": 1}
 
 
 def test_without_dask_a_variable_is_one_read(store, manifest):

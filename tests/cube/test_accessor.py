@@ -102,15 +102,16 @@ def test_layers_without_time(tmp_path: Path) -> None:
     ids=str,
 )
 def test_explain_is_of_the_dataset(manifest: Manifest, chosen: dict, chunks) -> None:
-    found = open_cube(manifest, chunks=chunks, **chosen).cube.explain()
+    ds = open_cube(manifest, chunks=chunks, **chosen)
+    found, dtypes = ds.cube.explain(), {str(name): each.dtype for name, each in ds.items()}
     spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=chosen.get("level", 0))
     selection = select(manifest, spec, **{key: value for key, value in chosen.items() if key != "level"})
     if chunks is None:
-        assert found == explain(selection)
+        assert found == explain(selection, dtypes=dtypes)
     else:
         from cube.engine.blocks import plan_blocks
 
-        assert found == explain(selection, plan_blocks(manifest, selection, chunks))
+        assert found == explain(selection, plan_blocks(manifest, selection, chunks), dtypes=dtypes)
 
 
 def test_explain_of_a_window(ds: xr.Dataset) -> None:

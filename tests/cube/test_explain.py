@@ -14,7 +14,8 @@ import rasterio
 from cube.archive.build import build
 from cube.dataset import open_cube
 from cube.engine.blocks import plan_blocks
-from cube.explain import Explanation, explain
+from cube.errors import SelectionError, TooLargeError
+from cube.explain import Explanation, explain, parse_bytes
 from cube.manifest.open import Manifest
 from cube.reader import read_block
 from cube.selection import Selection, select
@@ -116,7 +117,8 @@ def test_dask_blocks(manifest: Manifest, store: ObjectStore, gap: int, chosen: d
     blocks = plan_blocks(manifest, selection, chunks)
     found = explain(selection, blocks)
     ds = open_cube(manifest, chunks=chunks, **chosen)
-    assert ds.cube.explain() == found
+    own = ds.cube.explain()
+    assert (own.sources, own.blocks, own.tasks) == (found.sources, found.blocks, found.tasks)
     store.reset()
     dask.compute(ds)
     assert_counted(found, store)
@@ -163,9 +165,18 @@ def test_words_and_json_say_the_same(manifest: Manifest) -> None:
     facts = json.loads(json.dumps(found.to_json()))
     assert (facts["requests"], facts["bytes"], facts["tiles"]) == (found.requests, found.bytes, found.tiles)
     assert len(facts["sources"]) == 3
-    first, second = str(found).splitlines()
-    assert first == f"1 reads of 3 sources: {found.tiles} tiles in {found.requests} requests, {found.bytes:,} bytes"
-    assert second == "ranges up to 262,144 bytes apart are merged, into at most 33,554,432 bytes"
+    assert (facts["predicted_s"], facts["peak_bytes"]) == (found.predicted_s, found.peak_bytes)
+    assert [each["how"] for each in facts["estimates"]] == ["no Dask", "threads", "cluster"]
+    first, second, third, fourth, *ways, last = str(found).splitlines()
+    assert first == f"1 read of 3 sources: {found.tiles} tiles in {found.requests} requests, {found.bytes:,} bytes"
+    assert second == "decoded 2.4 MB, 2.5 MB of arrays"
+    assert third == "ranges up to 262,144 bytes apart are merged, into at most 4,194,304 bytes"
+    assert fourth == "predicted at 50 ms to the first byte, for the reads alone:"
+    assert [line.split("  ")[1].strip() for line in ways] == ["no Dask", "threads", "cluster of 2 workers"]
+    assert last == f"advice: {found.advice}"
+    assert last.startswith("advice: no Dask (chunks=None): ")
+    chunked = explain(choose(manifest, bands="red"), ((3,), (320, 320), (640,)))
+    assert str(chunked).splitlines()[1].endswith("2.5 MB of arrays; 4 tasks of Dask")
 
 
 def test_sources_that_gdal_reads_are_said(tmp_path: Path) -> None:
@@ -174,4 +185,89 @@ def test_sources_that_gdal_reads_are_said(tmp_path: Path) -> None:
     manifest = build(tmp_path / "odd.tif", to=tmp_path / "odd.cube")
     found = explain(choose(manifest))
     assert (found.requests, found.sources[0].path) == (0, "gdal")
-    assert str(found).endswith("1 sources are read by GDAL, whose requests are not counted")
+    assert str(found).splitlines()[-2] == "1 source is read by GDAL, whose requests and time are not counted"
+
+
+def test_decoded_bytes_are_those_of_whole_tiles(manifest: Manifest) -> None:
+    found = explain(choose(manifest, bands="nir", time="2024-01-01"))
+    assert found.decoded_bytes == found.tiles * TILE * TILE * 2
+    assert found.array_bytes == SIZE * SIZE * 2
+
+
+def test_what_the_numbers_are_turned_into_is_memory_too(manifest: Manifest) -> None:
+    selection = choose(manifest, bands="nir")
+    stored = explain(selection)
+    physical = explain(selection, dtypes={"nir": np.dtype("float32")})
+    assert (stored.array_bytes, physical.array_bytes) == (3 * SIZE * SIZE * 2, 3 * SIZE * SIZE * 6)
+    assert physical.peak_bytes - stored.peak_bytes == 3 * SIZE * SIZE * 4
+    assert stored.requests == physical.requests
+    blocks = ((3,), (SIZE,), (TILE,) * 5)
+    assert explain(selection, blocks).block_bytes == 3 * SIZE * TILE * 2
+
+
+def test_predictions_follow_the_latency(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    selection = choose(manifest)
+    near, far = explain(selection, latency_ms=10), explain(selection, latency_ms=200)
+    assert near.sources == far.sources
+    assert far.predicted_s - near.predicted_s == pytest.approx(0.19, rel=0.01)
+    monkeypatch.setenv("CUBE_LATENCY_MS", "200")
+    get_settings.cache_clear()
+    assert explain(selection) == far
+    monkeypatch.undo()
+    get_settings.cache_clear()
+
+
+def test_tasks_are_those_that_dask_runs(manifest: Manifest) -> None:
+    ds = open_cube(manifest, ["nir", "red"], chunks={"time": -1, "y": 320, "x": 320}, mask_and_scale=False)
+    ran = []
+    with dask.callbacks.Callback(pretask=lambda key, *_: ran.append(key)):
+        dask.compute(ds, scheduler="synchronous", optimize_graph=False)
+    assert ds.cube.explain().tasks == 4 * 3
+    assert sum(isinstance(key, tuple) and key[0].startswith("cube-") for key in ran) == 4 * 3
+
+
+class TestLimits:
+    @pytest.fixture
+    def found(self, manifest: Manifest) -> Explanation:
+        return explain(choose(manifest))
+
+    def test_what_is_small_enough_passes(self, found: Explanation) -> None:
+        assert found.require() is found
+        assert found.require(max_bytes=found.bytes, max_requests=found.requests) is found
+
+    def test_too_many_bytes(self, found: Explanation) -> None:
+        with pytest.raises(TooLargeError) as refused:
+            found.require(max_bytes=found.bytes - 1)
+        text = str(refused.value)
+        assert text.startswith(f"this read takes {found.bytes:,} bytes (")
+        assert f"at most {found.bytes - 1:,} were allowed. Take a smaller bbox" in text
+        assert text.endswith(f"The plan:\n{found}")
+
+    def test_too_many_requests(self, found: Explanation) -> None:
+        with pytest.raises(
+            TooLargeError, match=f"^this read takes {found.requests:,} requests; at most 0 were allowed"
+        ):
+            found.require(max_requests=0, max_bytes=10**9)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("2GB", 2 * 10**9),
+        ("500 MB", 5 * 10**8),
+        ("1.5kB", 1500),
+        ("64MiB", 64 * 2**20),
+        ("3 T", 3 * 10**12),
+        ("1000", 1000),
+        ("0B", 0),
+        (" 7 Ki ", 7168),
+    ],
+)
+def test_bytes_are_read_as_people_write_them(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "2 bytes", "-1", "1,000", "1e9", "2 PB", "2GB2", "0x10"])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(SelectionError, match="is no number of bytes; write it as 2GB, 500MB"):
+        parse_bytes(text)

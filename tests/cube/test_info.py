@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,18 @@ from affine import Affine
 import cube
 from cube.archive.update import append
 from cube.errors import CubeError, SelectionError
-from cube.info import describe, describe_in_words, readable_bytes, write_preview
+from cube.info import describe, describe_in_words, measure_distance, readable_bytes, write_preview
 from cube.io.trace import trace
 from cube.manifest.open import Manifest
+from cube.settings import get_settings
 from cube.spelled import as_python
-from cube.testing import Archive, write_archive, write_cog
+from cube.testing import Archive, ObjectStore, write_archive, write_cog
 from cube.testing.archive import unique_values
 
 DATES = ("2024-04-09", "2024-05-09")
 SIZE = 256
+
+type Served = tuple[Manifest, ObjectStore]
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +283,65 @@ def test_rules_are_said(tmp_path: Path) -> None:
     lines = dict(describe_in_words(describe(cube.build(tmp_path / name, to=tmp_path / "l.cube"))))
     assert lines["harmonized"].startswith("landsat-c2-l2: scale 2.75e-05, offset -0.2, nodata 0")
     assert lines["harmonized"].endswith("(1 sources)")
+
+
+class TestDistance:
+    """How far the store of a cube is, over real sockets."""
+
+    @pytest.fixture
+    def served(
+        self, archive: Archive, tmp_path: Path
+    ) -> Callable[..., AbstractContextManager[tuple[Manifest, ObjectStore]]]:
+        @contextmanager
+        def serve(latency_s: float) -> Iterator[Served]:
+            hrefs = sorted(path.relative_to(archive.root).as_posix() for path in archive.root.glob("*/*_red.tif"))
+            with ObjectStore(archive.root, latency_s=latency_s) as store:
+                yield cube.build([f"{store.url}/{each}" for each in hrefs], to=tmp_path / "s.cube"), store
+
+        return serve
+
+    def test_a_near_store(self, served) -> None:
+        with served(0) as (manifest, store):
+            store.reset()
+            found = measure_distance(manifest)
+            counts = store.counts()
+        assert found is not None
+        assert found["href"] == manifest.source_table()["href"][0].as_py()
+        assert not found["far"]
+        assert (counts.requests, counts.bytes) == (4, 4)
+        lines = dict(describe_in_words(describe(manifest) | {"first_byte": found}))
+        assert lines["first byte"] == f"{found['ms']:.0f} ms"
+
+    def test_a_far_store(self, served) -> None:
+        with served(0.2) as (manifest, _):
+            found = measure_distance(manifest)
+        assert found is not None
+        assert found["far"]
+        assert found["ms"] >= 200
+        lines = dict(describe_in_words(json.loads(json.dumps(describe(manifest) | {"first_byte": found}))))
+        assert lines["first byte"].startswith(f"{found['ms']:.0f} ms: you are far from your data; ")
+
+    def test_a_store_that_is_gone_is_said_and_nothing_fails(self, served, monkeypatch: pytest.MonkeyPatch) -> None:
+        with served(0) as (manifest, _):
+            pass
+        monkeypatch.setenv("CUBE_ATTEMPTS", "1")
+        get_settings.cache_clear()
+        found = measure_distance(manifest)
+        monkeypatch.undo()
+        get_settings.cache_clear()
+        assert found is not None
+        lines = dict(describe_in_words(describe(manifest) | {"first_byte": found}))
+        assert lines["first byte"].startswith("not measured: ")
+        assert lines["first byte"].endswith(f" ({found['href']})")
+
+    def test_local_files_and_offline_measure_nothing(self, manifest: Manifest, served, monkeypatch) -> None:
+        assert measure_distance(manifest) is None
+        with served(0) as (remote, store):
+            store.reset()
+            monkeypatch.setenv("CUBE_OFFLINE", "1")
+            get_settings.cache_clear()
+            assert measure_distance(remote) is None
+            monkeypatch.undo()
+            get_settings.cache_clear()
+            assert store.counts().requests == 0
+        assert "first byte" not in dict(describe_in_words(describe(manifest) | {"first_byte": None}))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cube.errors import HeaderError, SourceNotFoundError
+from cube.errors import NotTiffError, SourceNotFoundError
 from cube.scan import scan_sources
 from cube.settings import get_settings
 from cube.source import Source
@@ -49,7 +49,7 @@ def test_a_header_is_one_request(store: ObjectStore) -> None:
 def test_what_cannot_be_read_is_an_error_and_the_rest_is_read(store: ObjectStore) -> None:
     scanned, errors = scan_sources(sources(store, "0.tif", "none.tif", "absent.tif", "1.tif"))
     assert [each.source.item for each in scanned] == ["0.tif", "1.tif"]
-    assert [type(error) for error in errors] == [HeaderError, SourceNotFoundError]
+    assert [type(error) for error in errors] == [NotTiffError, SourceNotFoundError]
     assert [error.href for error in errors] == [f"{store.url}/none.tif", f"{store.url}/absent.tif"]
 
 

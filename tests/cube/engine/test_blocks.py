@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from cube.archive.build import build
+from cube.engine import blocks
 from cube.engine.blocks import plan_blocks, tile_shape
 from cube.errors import SelectionError
 from cube.selection import select
@@ -132,6 +133,71 @@ def test_tiles_are_those_of_the_level(tmp_path):
     path = write_cog(tmp_path / "a.tif", unique_values((300, 300), "uint8"), blocksize=128, OVERVIEW_COUNT=1)
     manifest = build(path)
     assert (tile_shape(manifest, 0), tile_shape(manifest, 1)) == ((128, 128), (128, 128))
+
+
+def test_blocks_fit_the_memory_with_what_is_computed_of_them(dated, settings):
+    """uint16 to float32 and three copies: 18 bytes a pixel and date, of half of a thread's share."""
+    for megabytes in (8, 4, 2):
+        settings(decode_threads=1, memory_bytes=megabytes * MIB)
+        times, rows, columns = planned(dated, "auto")
+        assert times == (4,)
+        assert max(rows) * max(columns) * 4 * 18 <= megabytes * MIB / 2
+        assert {length % 64 for length in (*rows[:-1], *columns[:-1])} == {0}
+    alone = planned(dated, "auto")
+    settings(decode_threads=2, memory_bytes=4 * MIB)
+    assert planned(dated, "auto") == alone, "of two threads, each has half"
+
+
+def area(blocks):
+    return max(blocks[-2]) * max(blocks[-1])
+
+
+def test_a_scaled_band_takes_the_room_of_doubles(tmp_path, settings):
+    settings(memory_bytes=4 * MIB)
+    values = np.zeros((1000, 1500), "uint16")
+    options = {"driver": "GTiff", "blockxsize": 64, "blockysize": 64, "nodata": 0, "SPARSE_OK": True}
+    plain = build(write_cog(tmp_path / "plain.tif", values, **options))
+    scaled = build(write_cog(tmp_path / "scaled.tif", values, scale=0.1, **options))
+    assert area(planned(plain, "auto")) * 18 <= 2 * MIB
+    assert area(planned(scaled, "auto")) * 34 <= 2 * MIB < area(planned(plain, "auto")) * 34
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """16 dates of two tiles of 256 x 256."""
+    folder = tmp_path_factory.mktemp("long")
+    for day in range(1, 17):
+        write(folder / f"202401{day:02}.tif", shape=(256, 512), tile=256)
+    return build(folder)
+
+
+def test_where_a_tile_of_all_dates_has_no_room_parts_of_tiles_do(long, settings):
+    tile = 16 * 256 * 256 * 18  # bytes of a column
+    for parts, rows in ((1, (256,)), (2, (128, 128)), (4, (64, 64, 64, 64))):
+        settings(memory_bytes=2 * tile // parts + 1000)
+        assert planned(long, "auto") == ((16,), rows, (256, 256))
+
+
+def test_where_not_even_that_has_room_dates_are_split_evenly(long, settings):
+    settings(memory_bytes=2 * 3 * 256 * 256 * 18 + 1000)
+    assert planned(long, "auto") == ((3, 3, 3, 3, 3, 1), (256,), (256, 256))
+    assert planned(long, {"x": 512})[0] == (1,) * 16, "of two tiles"
+    assert planned(long, {"time": 16}) == ((16,), (256,), (256, 256)), "what is asked for is given"
+    settings(memory_bytes=MIB)
+    assert planned(long, "auto") == ((1,) * 16, (256,), (256, 256))
+
+
+def test_blocks_grow_with_the_latency_until_their_size_is_set(dated, settings, monkeypatch):
+    monkeypatch.setattr(blocks, "_LEAST_BYTES", MIB)
+    sizes = []
+    for latency_ms in (0, 50, 100):
+        settings(latency_ms=latency_ms, decode_mb_s=4)
+        sizes.append(area(planned(dated, "auto")) * 4 * 2)
+    assert sizes[0] <= MIB < sizes[1] <= 2e6 < sizes[2] <= 4e6
+    settings(store_mb_s=2)
+    assert area(planned(dated, "auto")) * 4 * 2 == sizes[1], "the slower of the two"
+    settings(block_bytes=MIB)
+    assert area(planned(dated, "auto")) * 4 * 2 == sizes[0]
 
 
 @given(st.data())

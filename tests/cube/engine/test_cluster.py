@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,10 +118,71 @@ def test_what_listens_and_says_nothing_is_no_scheduler() -> None:
             pass
 
 
-@pytest.mark.parametrize("cluster", ["many", "", "127.0.0.1:8786"])
-def test_a_text_that_is_neither_is_refused(cluster: str) -> None:
-    with pytest.raises(CubeError, match=rf"^cluster '{cluster}' is neither 'local' nor an address"), connect(cluster):
+@pytest.mark.parametrize("cluster", ["many", "", "127.0.0.1:8786", "slurmy", "gateways"])
+def test_a_text_that_is_no_cluster_is_refused_with_all_forms(cluster: str) -> None:
+    with (
+        pytest.raises(CubeError, match=rf"^cluster '{cluster}' is none of: local\[:WORKERS\], .* gateway.* slurm"),
+        connect(cluster),
+    ):
         pass
+
+
+@pytest.mark.parametrize("cluster", ["local:0", "local:many", "local:-1", "local:2.5"])
+def test_a_number_of_workers_that_is_none_is_refused(cluster: str) -> None:
+    with pytest.raises(CubeError, match=r"is no number of workers; the forms are: local"), connect(cluster):
+        pass
+
+
+def test_a_local_cluster_may_be_given_its_number_of_workers() -> None:
+    with connect("local:1") as client:
+        assert len(client.nthreads()) == 1
+        np.testing.assert_array_equal(gather(da.arange(4, chunks=2), client), range(4))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "module"),
+    [("gateway:http://127.0.0.1:1", "dask_gateway"), ("slurm", "dask_jobqueue"), ("local", "distributed")],
+)
+def test_a_library_that_is_missing_is_named_with_its_extra(cluster: str, module: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"from cube.engine.cluster import connect\nwith connect({cluster!r}): pass"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    extra = "dask" if module == "distributed" else "clusters"
+    assert f"MissingExtraError: {'a cluster' if extra == 'dask' else module.replace('_', '-')} needs" in done.stderr
+    assert f"pip install 'cogcube[{extra}]'" in done.stderr
+
+
+def test_blocks_are_computed_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two blocks, each of which goes on when the other has begun: one after another would wait for ever."""
+    monkeypatch.setenv("CUBE_DECODE_THREADS", "2")
+    get_settings.cache_clear()
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(block: np.ndarray) -> np.ndarray:
+        both.wait()
+        return block
+
+    array = da.arange(4, chunks=2).map_blocks(meet, meta=np.empty(0, int))
+    np.testing.assert_array_equal(gather(array, None), range(4))
+    get_settings.cache_clear()
+
+
+def test_what_is_not_taken_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBE_DECODE_THREADS", "1")
+    get_settings.cache_clear()
+    begun: list[int] = []
+
+    def begin(block: np.ndarray) -> np.ndarray:
+        begun.append(int(block[0]))
+        return block
+
+    blocks = iterate_blocks(da.arange(100, chunks=1).map_blocks(begin, meta=np.empty(0, int)), None)
+    next(blocks)
+    blocks.close()
+    assert len(begun) < 5
+    get_settings.cache_clear()
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:many"])

@@ -8,7 +8,8 @@ from cube.io.trace import Request, record, trace
 
 
 def request(number=0, *, attempt=1, failed=False):
-    return Request(href=f"{number}.tif", start=0, stop=10, attempt=attempt, seconds=0.1, failed=failed)
+    made = {"href": f"{number}.tif", "start": 0, "stop": 10, "hedge": False, "first_byte_s": 0.05, "seconds": 0.1}
+    return Request(**made, attempt=attempt, failed=failed)
 
 
 def test_a_trace_holds_what_is_asked_while_it_is_open():

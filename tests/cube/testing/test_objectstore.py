@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
@@ -95,6 +96,7 @@ def test_head_describes_without_a_body(store):
         ("bytes=10000-", 10000, len(BODY)),
         ("bytes=-7", len(BODY) - 7, len(BODY)),
         ("bytes=-999999", 0, len(BODY)),
+        ("bytes=0-", 0, len(BODY)),
         (f"bytes=100-{10**17}", 100, len(BODY)),
     ],
 )
@@ -130,6 +132,8 @@ def test_conditions(store):
     assert ask(store, "a.bin", If_Match="*")[0] == 200
     assert ask(store, "a.bin", If_Match='"other"')[::2] == (412, b"")
     assert ask(store, "a.bin", If_Match=f"W/{etag}")[0] == 412
+    modified = ask(store, "a.bin")[1]["Last-Modified"]
+    assert ask(store, "a.bin", Range="bytes=0-9", If_Range=modified)[::2] == (206, BODY[:10])
     status, headers, body = ask(store, "a.bin", If_None_Match=f'"other", W/{etag}')
     assert (status, body, headers["ETag"]) == (304, b"", etag)
     assert ask(store, "a.bin", If_None_Match="*")[0] == 304
@@ -253,10 +257,50 @@ def test_counts_are_exact_and_reset(store):
     assert counts.requests == 5
     assert counts.bytes == len(BODY) + 10
     assert counts.paths == {"a.bin": 4, "nothing.bin": 1}
+    assert counts.statuses == {200: 2, 206: 1, 404: 1, 416: 1}
+    assert counts.faults == {}
+    assert counts.cpu_s > 0
     assert counts.ranges == (("GET", "a.bin", 0, len(BODY)), ("GET", "a.bin", 3, 13), ("HEAD", "a.bin", 0, 0))
     assert store.counts() == counts
     store.reset()
     assert store.counts() == module.Counts(requests=0, bytes=0, paths={}, ranges=(), max_in_flight=0)
+    assert store.records() == ()
+
+
+def test_records_say_what_was_asked_and_answered(store):
+    began = time.monotonic()
+    ask(store, "a.bin")
+    ask(store, "a.bin", Range="bytes=3-12")
+    ask(store, "a.bin", Range="bytes=10000-")
+    ask(store, "a.bin", Range="bytes=-7")
+    ask(store, "a.bin", "HEAD", Range="bytes=3-12")
+    ask(store, "nothing.bin", Range="bytes=0-0")
+    records = store.records()
+    assert [(each.method, each.path, each.start, each.stop, each.status) for each in records] == [
+        ("GET", "a.bin", 0, None, 200),
+        ("GET", "a.bin", 3, 13, 206),
+        ("GET", "a.bin", 10000, None, 206),
+        ("GET", "a.bin", -7, None, 206),
+        ("HEAD", "a.bin", 0, 0, 200),
+        ("GET", "nothing.bin", 0, 1, 404),
+    ]
+    assert {(each.outcome, each.retry_after_s) for each in records} == {("answered", None)}
+    times = [time_s for each in records for time_s in (each.arrived_s, each.answered_s)]
+    assert times == sorted(times)
+    assert times[-1] - times[0] <= time.monotonic() - began
+
+
+def test_records_tell_of_clients_that_leave(root):
+    with ObjectStore(root, latency_s=600) as store:
+        with connect(store) as connection:
+            connection.sendall(b"GET /a.bin HTTP/1.1\r\nRange: bytes=1-2\r\n\r\n")
+            while store.counts().requests == 0:
+                pass
+            assert store.records() == ()  # it is not done with
+        while not (records := store.records()):
+            pass
+    [record] = records
+    assert (record.outcome, record.status, record.answered_s, record.start, record.stop) == ("left", 0, None, 1, 3)
 
 
 def test_counts_can_be_read_by_anyone(store):
@@ -378,9 +422,10 @@ def test_url_needs_a_running_store(root):
         assert ask(store, "a.bin")[0] == 200
 
 
-def test_child_that_fails_or_dies_is_a_clear_error(root, monkeypatch):
+def test_child_that_fails_or_dies_is_a_clear_error(root, monkeypatch, tmp_path):
+    (tmp_path / "__main__.py").write_text("no Python")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "__file__", str(root / "a.bin"))  # which is no Python
+        patch.setattr(module, "__file__", str(tmp_path / "__init__.py"))
         with pytest.raises(CubeError, match="did not start; its process ended with exit code 1"), ObjectStore(root):
             pass
     with ObjectStore(root) as store:
@@ -395,7 +440,7 @@ def test_process_ends_with_its_parent(root):
         "import os, sys; from cube.testing import ObjectStore; store = ObjectStore(sys.argv[1]).__enter__();"
         "print(store.url, flush=True); os._exit(9)"
     )
-    folder = Path(module.__file__).parents[2]
+    folder = Path(module.__file__).parents[3]
     # The store inherits stderr, so that this waits for its end too; were it to live on, the timeout would tell.
     run = subprocess.run(
         [sys.executable, "-c", code, str(root)], check=False, capture_output=True, text=True, cwd=folder, timeout=60
@@ -404,22 +449,3 @@ def test_process_ends_with_its_parent(root):
     host, port = run.stdout.strip().removeprefix("http://").split(":")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), timeout=30)
-
-
-def test_command_line(root):
-    folder = Path(module.__file__).parents[2]
-    command = [sys.executable, "-m", "cube.testing.objectstore", str(root), "--latency-ms", "1", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as process:
-        url = process.stdout.readline().strip()
-        with urllib.request.urlopen(f"{url}/a.bin", timeout=30) as answer:
-            assert answer.read() == BODY
-        port = url.rpartition(":")[2]
-        second = subprocess.run([*command[:-1], port], capture_output=True, text=True, cwd=folder, check=False)
-        process.terminate()
-        process.wait()
-        assert process.stderr.read() == ""
-    assert second.returncode == 1
-    assert f"cannot listen on port {port}" in second.stderr
-    absent = subprocess.run([*command[:3], str(root / "no")], capture_output=True, text=True, cwd=folder, check=False)
-    assert absent.returncode == 2
-    assert "there is no folder" in absent.stderr

@@ -116,6 +116,32 @@ def test_predictors_are_undone(compression, byteorder, samples, dtype, predictor
     np.testing.assert_array_equal(decode_tile(encode(pixels, layout), layout), pixels, strict=True)
 
 
+@pytest.mark.parametrize(("top", "bottom"), [(0, 1), (3, 4), (0, 11), (5, 12), (7, 16), (15, 16), (0, 16)])
+@pytest.mark.parametrize("compression", ENCODERS)
+@pytest.mark.parametrize("predictor", [1, HORIZONTAL, FLOATING_POINT])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_rows_of_a_tile_are_those_of_the_whole(compression, predictor, byteorder, samples, top, bottom):
+    if predictor != 1 and compression not in (LZW, DEFLATE, OLD_DEFLATE, ZSTD):
+        predictor = 1
+    dtype = "float32" if predictor == FLOATING_POINT else "uint16"
+    layout = layout_of(dtype, compression=compression, predictor=predictor, byteorder=byteorder, samples=samples)
+    pixels = pixels_of(layout)
+    found = decode_tile(encode(pixels, layout), layout, top, bottom)
+    np.testing.assert_array_equal(found, pixels[top:bottom], strict=True)
+
+
+def test_a_tile_that_ends_before_the_wanted_rows_is_told():
+    layout = layout_of()
+    encoded = encode(pixels_of(layout), layout)
+    half = encoded[: len(encoded) // 2]
+    assert decode_tile(half, layout, 0, 4).shape == (4, 32, 1)
+    with pytest.raises(DecodeError, match="where a tile has"):
+        decode_tile(half, layout, 0, 11)
+    with pytest.raises(DecodeError):
+        decode_tile(memoryview(b"not a tile"), layout, 0, 1)
+
+
 @pytest.mark.parametrize("compression", [NONE, PACKBITS])
 def test_codecs_without_a_predictor_ignore_the_tag(compression):
     layout = layout_of("uint8", compression=compression)

@@ -1,0 +1,54 @@
+"""odc-stac: `odc.stac.load` of the window, a chunk a file, computed by Dask's threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import _gdal
+import dask
+import numpy as np
+import odc.stac
+import pystac
+from _answers import Window, answer
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from protocol import Archive, Workload
+
+THREADS = 32
+
+
+class OdcStac:
+    """Every run loads anew, so that files are opened in it, as in a user's first look at a region."""
+
+    name = "odc-stac"
+    settings = (
+        "odc.stac.load(geobox=the window, chunks=a whole window a file), Dask's threaded scheduler with "
+        f"{THREADS} threads; {_gdal.configure()}"
+    )
+
+    def supports(self, workload: Workload) -> str | None:
+        """Everything but a scan of headers is done."""
+        return "has no call that reads headers" if workload.kind == "scan" else None
+
+    def open(self, archive: Archive) -> None:
+        """Parse the items; the grid of the files is known from them."""
+        self._archive = archive
+        self._items = [pystac.Item.from_dict(item) for item in archive.items]
+        self._grid = GeoBox(archive.shape, Affine(*archive.transform), f"EPSG:{archive.epsg}")
+        odc.stac.configure_rio(cloud_defaults=True, **_gdal.VARIABLES)
+
+    def run(self, workload: Workload) -> np.ndarray:
+        """Return the answer."""
+        _gdal.forget()
+        return answer(workload, self._archive, self._read)
+
+    def _read(self, bands: Sequence[str], dates: Sequence[int], window: Window) -> list[np.ndarray]:
+        top, bottom, left, right = window
+        grid = self._grid[top:bottom, left:right]
+        items = [self._items[date] for date in dates]
+        chunks = {"time": 1, "y": bottom - top, "x": right - left}
+        found = odc.stac.load(items, bands=list(bands), geobox=grid, groupby="id", chunks=chunks)
+        return list(dask.compute(*(found[band].data for band in bands), scheduler="threads", num_workers=THREADS))
+
+
+PEER = OdcStac()
