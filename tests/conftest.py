@@ -44,8 +44,10 @@ def require_program() -> Callable[[str, str], Path]:
     """
 
     def find(name: str, install: str) -> Path:
-        path = shutil.which(name) or absent(f"needs the program {name}: {install}")
-        return Path(path)
+        # Of this environment, which need not be activated; and where servers are, which is not on every user's path.
+        places = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"]
+        path = shutil.which(name, path=os.pathsep.join(places))
+        return Path(path or absent(f"needs the program {name}: {install}"))
 
     return find
 

@@ -103,7 +103,7 @@ def test_a_look_at_the_sources_says_that_they_are_out_of_reach(manifest: Manifes
 
 @pytest.mark.usefixtures("offline")
 def test_a_copy_cannot_be_taken(manifest: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(OfflineError, match=f"s_{DATES[0]}_red.tif"):
+    with pytest.raises(OfflineError, match=r"s_\d+_red\.tif: is on a network"):
         copy_cube(plan_copy(manifest, tmp_path / "to"))
 
 
