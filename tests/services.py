@@ -192,6 +192,7 @@ def answering(status: int, body: bytes = b"", *, cut: int = 0, **headers: str) -
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close")  # or a client may send its next request to who has gone
             self.end_headers()
             self.wfile.write(body[: len(body) - cut])
             self.close_connection = True

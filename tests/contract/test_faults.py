@@ -81,6 +81,7 @@ def test_a_store_that_wants_too_long_a_rest_is_an_error(store, read):
         read(1)
 
 
+@pytest.mark.slow
 def test_a_store_that_throttles_all_is_asked_less_and_less(store, read, monkeypatch):
     monkeypatch.setattr("cube.io.attempts._FIRST_PAUSE_S", 0.001)
     store.behave(latency=Latency(0.02), faults=Faults(throttle_share=1))

@@ -126,6 +126,7 @@ def test_a_worker_that_is_killed_changes_nothing(cluster: Client, root: Path, tr
     xr.testing.assert_allclose(found, truth)
 
 
+@pytest.mark.slow
 def test_workers_that_start_again_know_the_cube_again(cluster: Client, manifest: Manifest, truth: xr.DataArray) -> None:
     wanted = ndvi(open_cube(manifest, chunks=CHUNKS)).mean("time")
     before = cluster.run(os.getpid)
@@ -146,6 +147,7 @@ def peak_bytes() -> int:
     return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0]) if status.exists() else 0
 
 
+@pytest.mark.slow
 def test_what_is_spilled_comes_back_as_it_was(manifest: Manifest) -> None:
     settings = {"target": 0.01, "spill": False, "pause": False, "terminate": False}
     with (

@@ -187,6 +187,7 @@ def test_tokens_are_the_same_in_another_process(manifest, client):
     assert here[1:] == there[1:]
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_whatever_the_seed_of_hashes(manifest):
     code = (
         "import sys, dask; from cube import open_cube\n"

@@ -451,6 +451,7 @@ def start(folder, job, stop):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_before_any_of_its_files_leaves_the_old_version(make, tmp_path, job):
     folders = [tmp_path / f"{stop}.cube" for stop in range(1, 8)]
     manifests = [write(folder, [make(i) for i in range(3)]) for folder in folders]
