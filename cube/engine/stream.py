@@ -15,7 +15,7 @@ from cube.io.budget import Budget
 from cube.reader import read
 from cube.spec import CubeSpec
 
-_DECODED_BYTES = 512 * 1024 * 1024
+_DECODED_BYTES = 256 * 1024 * 1024
 """Of blocks that are on their way or being worked on: enough to keep every request in flight, few for any machine."""
 
 type Work = Callable[[dict[str, np.ndarray], slice, slice], None]
