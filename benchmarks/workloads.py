@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -75,9 +76,9 @@ def answer(workload: Workload, archive: LocalArchive) -> np.ndarray:
     path = archive.answers / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        writing = path.with_suffix(".writing.npy")
+        writing = path.with_suffix(f".{os.getpid()}.npy")
         np.save(writing, _compute(workload, archive))
-        writing.rename(path)
+        writing.replace(path)
     return np.load(path, mmap_mode="r")
 
 
