@@ -26,6 +26,7 @@ from cube.plan import SourceRead, plan_read, plan_source_requests
 from cube.reader import read_block
 from cube.selection import crop
 from cube.spec import CubeSpec
+from cube.stac.items import to_pystac
 
 WINDOW_PIXELS = 1536
 _WINDOW_DATES = 6
@@ -324,8 +325,6 @@ def _odc_stac(manifest: Manifest, workload: Workload) -> Callable[[], Answer]:
 
 def _items(manifest: Manifest, workload: Workload) -> list[Any]:
     """Return the sources of a workload as STAC Items: one for the bands that share a date and a place."""
-    from pystac import Item
-
     if manifest.times is None:
         raise SelectionError("layers without time cannot be put as STAC Items, which have one")
     assets: dict[tuple[int, Window, int], dict[str, Any]] = {}
@@ -346,10 +345,10 @@ def _items(manifest: Manifest, workload: Workload) -> list[Any]:
             seen[found.time, place] += 1
     # odc-stac takes what bands there are from the first Item.
     ordered = sorted(assets.items(), key=lambda each: -len(each[1]))
-    return [
-        Item.from_dict(_item(manifest, f"item-{number}", key[0], crop(manifest.grid, key[1]), found))
+    return to_pystac(
+        _item(manifest, f"item-{number}", key[0], crop(manifest.grid, key[1]), found)
         for number, (key, found) in enumerate(ordered)
-    ]
+    )
 
 
 def _item(manifest: Manifest, name: str, at: int, grid: Grid, assets: dict[str, Any]) -> dict[str, Any]:

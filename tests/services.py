@@ -16,7 +16,6 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -29,6 +28,7 @@ from cube.io import loop, stores
 from cube.io.ranges import read_head
 from cube.testing.archive import unique_values, write_cog
 from tests.absent import absent
+from tests.serving import Quiet, serving
 
 ROOT = Path(__file__).parents[1]
 NAMES = tuple(f"scene_2024010{day}_{band}.tif" for day in (1, 2) for band in ("nir", "red"))
@@ -183,10 +183,10 @@ def answering(status: int, body: bytes = b"", *, cut: int = 0, **headers: str) -
     """Give one answer to all requests, `cut` bytes short; the URL, and the headers of the requests that came."""
     asked: list[Any] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def reply(self) -> None:
             asked.append(dict(self.headers))
             self.send_response(status)
             for name, value in headers.items():
@@ -197,18 +197,8 @@ def answering(status: int, body: bytes = b"", *, cut: int = 0, **headers: str) -
             self.wfile.write(body[: len(body) - cut])
             self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/account", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield f"{url}/account", asked
 
 
 @contextlib.contextmanager

@@ -67,7 +67,8 @@ class CopyPlan:
             return f"{self.folder}: nothing to do, {len(self.transfers):,} files are there"
         height, width = self.cropped.windows[0].shape
         bands = ", ".join(name for name, _ in self.selection.bands)
-        dates = "" if self.selection.stamps is None else f", {len(self.selection.times):,} dates"
+        count = len(self.selection.times)
+        dates = "" if self.selection.stamps is None else f", {count:,} date{'' if count == 1 else 's'}"
         here = len(self.transfers) - len(self.waiting)
         lines = [
             f"{self.folder}: {bands}{dates}, {height:,} x {width:,} pixels",

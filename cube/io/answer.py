@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses of what may succeed when it is tried again."""
+_URL = re.compile(r"\w+://\S+")
+_NO_SUCH_HOST = re.compile(r"not known|nodename nor servname|No such host")
 
 type Buffer = memoryview
 """The bytes of one range, read-only."""
@@ -49,6 +55,28 @@ class RefusedError(Exception):
     def is_throttle(self) -> bool:
         """Whether the store asks for fewer requests."""
         return self.status in (429, 503)
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error without its URLs, which may be signed."""
+    return _URL.sub("…", str(error).split("\n", 1)[0])
+
+
+def connection_error(text: str) -> RefusedError:
+    """Return the error of a connection that could not be made, or broke; an unknown host is not asked again."""
+    return RefusedError(text, is_transient=_NO_SUCH_HOST.search(text) is None)
+
+
+def require_whole(answer: Answer, start: int, stop: int) -> None:
+    """Refuse an answer with fewer bytes than the object has of a range: the connection was cut off.
+
+    Raises:
+        RefusedError: It may be whole the next time.
+    """
+    stop = min(stop, answer.size)
+    if len(answer.data) != stop - start:
+        text = f"asked for bytes {start}-{stop - 1}, got {len(answer.data)}"
+        raise RefusedError(text, is_transient=True)
 
 
 class Store(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from cube.io import loop, trace
-from cube.io.answer import Answer, RefusedError
+from cube.io.answer import Answer, RefusedError, require_whole
 from cube.io.budget import Budget
 from cube.io.hosts import Host
 from cube.settings import get_settings
@@ -112,9 +112,11 @@ async def _send(
     answer: Answer | None = None
     host.sent()
     try:
-        answer = await asked
-        host.answered(answer.first_byte_s)
-        return answer
+        found = await asked
+        require_whole(found, what[1], what[2])
+        answer = found
+        host.answered(found.first_byte_s)
+        return found
     finally:
         href, start, stop = what
         trace.record(

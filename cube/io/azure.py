@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import re
 import sys
 import time
 import weakref
@@ -14,15 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from cube.errors import MissingExtraError
 from cube.io import loop
-from cube.io.answer import Answer, RefusedError
+from cube.io.answer import Answer, RefusedError, connection_error, first_line
 from cube.io.credentials import AzureAccess, refusal
 from cube.settings import get_settings
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobServiceClient
-
-_URL = re.compile(r"\w+://\S+")
-_NO_SUCH_HOST = re.compile(r"not known|nodename nor servname|No such host")
 
 
 class AdlfsStore:
@@ -98,7 +94,7 @@ class AdlfsStore:
     def _refusal(self, error: Exception) -> RefusedError:
         from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
-        brief = _URL.sub("…", str(error).split("\n", 1)[0])
+        brief = first_line(error)
         if isinstance(error, HttpResponseError) and error.status_code and error.response is not None:
             code = getattr(error, "error_code", None)
             wait: str = getattr(error.response, "headers", {}).get("Retry-After", "")
@@ -111,7 +107,7 @@ class AdlfsStore:
             return refused
         if isinstance(error, ValueError):
             return RefusedError(brief, is_transient=False)
-        refused = RefusedError(brief or "timed out", is_transient=_NO_SUCH_HOST.search(brief) is None)
+        refused = connection_error(brief or "timed out")
         if "Cannot connect" in brief:
             refused.hint = self._access.advice(None, None)
         return refused
@@ -144,7 +140,7 @@ async def _import_libraries() -> None:
 
 
 def _no_retries() -> dict[str, Any]:
-    """Return options of one call: ranges.py alone retries, and the client's own first pause is 15 s."""
+    """Return options of one call: attempts.py alone retries, and the client's own first pause is 15 s."""
     settings = get_settings()
     return {
         "retry_total": 0,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
-from cube.io.answer import RefusedError
+from cube.io.answer import TRANSIENT, RefusedError
 
 _PREFIXES = ("AZURE_", "AWS_", "GOOGLE_")
 _TRUE = frozenset({"1", "true", "on", "yes", "y"})
@@ -58,7 +58,6 @@ _AZURE_HOST = re.compile(
     r"([a-z0-9]+)(?:\.z\d\d)?\.(?:blob|dfs)\."
     r"(core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net|fabric\.microsoft\.com)"
 )
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PRIVATE = frozenset({"ResourceNotFound", "ContainerNotFound", "PublicAccessNotPermitted"})
 """What Azure says of private containers to who does not sign, as of ones that are not there."""
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
@@ -231,7 +230,7 @@ def refusal(
     if access.signer is None and code in _PRIVATE:
         status = 403
     text = f"the store answered {status}{f' ({code})' if code else ''}"
-    error = RefusedError(text, status=status, retry_after_s=retry_after_s, is_transient=status in _TRANSIENT)
+    error = RefusedError(text, status=status, retry_after_s=retry_after_s, is_transient=status in TRANSIENT)
     advice = access.advice(status, code)
     error.hint = f"{code}: {advice}" if code and status in (401, 403) else advice
     return error

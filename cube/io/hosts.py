@@ -38,13 +38,6 @@ class Host:
         self._p95_s = 0.0
         self._sent = self._hedged = 0
 
-    @property
-    def latency_s(self) -> float | None:
-        """Median time to the first byte of the last answers; None before there are any."""
-        if self._seen and not self._median_s:
-            self._summarize()
-        return self._median_s or None
-
     def sent(self) -> None:
         """Note that a request goes out."""
         self._sent += 1

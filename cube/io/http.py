@@ -22,12 +22,10 @@ from pyreqwest.exceptions import (
 from pyreqwest.response import Response
 
 from cube.io import loop
-from cube.io.answer import Answer, Buffer, RefusedError
+from cube.io.answer import TRANSIENT, Answer, Buffer, RefusedError, connection_error, first_line
 from cube.settings import get_settings
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_URL = re.compile(r"\w+://\S+")
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SMALL_BYTES = 64 * 1024
 """A refusal's body up to this size is read, so that its connection can be used again."""
 
@@ -84,15 +82,10 @@ class HttpStore:
                 data = await _body(response, wanted)
         except PyreqwestError as error:
             raise _failure(error) from None
-        if size is None:
-            size = start + len(data)
-        if len(data) != min(stop, size) - start:
-            text = f"asked for bytes {start}-{min(stop, size) - 1}, got {len(data)}"
-            raise RefusedError(text, is_transient=True)
         etag, modified = response.get_header("etag"), response.get_header("last-modified")
         return Answer(
             data=data,
-            size=size,
+            size=start + len(data) if size is None else size,
             etag=etag.strip('"') if etag else None,
             last_modified=_parse_date(modified) if modified else None,
             first_byte_s=first_byte_s,
@@ -145,7 +138,7 @@ async def _size(response: Response, start: int, stop: int) -> int | None:
         f"the store answered {status}",
         status=status,
         retry_after_s=_retry_after(response.get_header("retry-after")),
-        is_transient=status in _TRANSIENT,
+        is_transient=status in TRANSIENT,
     )
 
 
@@ -166,14 +159,12 @@ async def _body(response: Response, wanted: int) -> Buffer:
 def _failure(error: PyreqwestError) -> RefusedError:
     if isinstance(error, (BuilderError, RedirectError)):
         return RefusedError(_reason(error), is_transient=False)
-    text = "timed out" if isinstance(error, RequestTimeoutError) else _reason(error)
-    return RefusedError(text, is_transient=True)
+    return connection_error("timed out" if isinstance(error, RequestTimeoutError) else _reason(error))
 
 
 def _reason(error: PyreqwestError) -> str:
     causes = error.details.get("causes") if isinstance(error, DetailedPyreqwestError) else None
-    text = causes[-1]["message"] if causes else error.message
-    return _URL.sub("…", text.split("\n", 1)[0])
+    return first_line(causes[-1]["message"] if causes else error.message)
 
 
 def _retry_after(field: str | None) -> float | None:

@@ -12,20 +12,18 @@ import obstore
 from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 
-from cube.io.answer import Answer, RefusedError
+from cube.io.answer import Answer, RefusedError, connection_error, first_line
 from cube.io.credentials import AzureAccess, BucketAccess, refusal
 from cube.settings import get_settings
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_URL = re.compile(r"\w+://\S+")
 _GENERIC = re.compile(r"^Generic \w+ error: ")
 _CAUSE = re.compile(r'\b(?:error|message): "((?:[^"\\]|\\.)*)"')
 _CUT_OFF = re.compile(r"Requested \d+\.\.\d+, got \d+\.\.\d+")
-_NO_SUCH_HOST = re.compile(r"not known|nodename nor servname|No such host")
 _OF_AN_IDENTITY = re.compile(r"token request|//169\.254\.|az account get-access-token")
 """What names a request for credentials in an error, which is none of the object's store."""
-# ranges.py alone retries: obstore does not retry 429, and two layers of retries multiply.
+# attempts.py alone retries: obstore does not retry 429, and two layers of retries multiply.
 _NO_RETRIES: Any = {"max_retries": 0}
 
 
@@ -66,13 +64,10 @@ class ObjectsStore:
             data = memoryview(await result.bytes_async())
         except (BaseError, OSError, ValueError) as error:  # ValueError: a name that no store can hold
             raise self._refusal(error) from None
-        size = meta["size"]
-        if len(data) != min(stop, size) - start:
-            raise RefusedError(f"asked for bytes {start}-{min(stop, size) - 1}, got {len(data)}", is_transient=True)
         etag = meta["e_tag"]
         return Answer(
             data=data,
-            size=size,
+            size=meta["size"],
             etag=etag.strip('"') if etag else None,
             last_modified=meta["last_modified"],
             first_byte_s=first_byte_s,
@@ -93,7 +88,7 @@ class ObjectsStore:
     def _refusal(self, error: Exception) -> RefusedError:
         first, _, details = str(error).partition("\n\nDebug source:")
         # The message holds the URL, which may be signed, and then the answer's body.
-        brief = _URL.sub("…", _GENERIC.sub("", first.split("\n", 1)[0]))
+        brief = first_line(_GENERIC.sub("", first))
         found = _STATUS.search(first)
         status = int(found[1]) if found else 301 if "Received redirect" in first else None
         if self._access is None:
@@ -114,9 +109,7 @@ class ObjectsStore:
         """Return the error of a connection that could not be made, or broke."""
         causes = _CAUSE.findall(details)
         text = "timed out" if "TimedOut" in details or "kind: Timeout" in details else causes[-1] if causes else ""
-        refused = RefusedError(
-            _URL.sub("…", text) or "the connection broke", is_transient=_NO_SUCH_HOST.search(text) is None
-        )
+        refused = connection_error(first_line(text) or "the connection broke")
         if self._access is not None and "dns error" in details:
             refused.hint = self._access.advice(None, None)
         return refused

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 
 from cube.errors import ManifestError
 from cube.grid import CommonGrid, Grid
+from cube.io.lock import locked
 from cube.io.stores import absolute, local_path
 from cube.manifest.open import FORMAT, POINTER, SCHEMA, Manifest, parent, snapshot_name
 from cube.manifest.parts import SOURCES_A_PART, Rows, replace_file, split_rows, with_column, write_parts
@@ -247,7 +247,7 @@ def _publish(path: Path, snapshot: Mapping[str, Any], *, based_on: str | None) -
     version = hashlib.sha256(text).hexdigest()[:16]
     replace_file(path / snapshot_name(version), text)
     pointer = json.dumps({"format": FORMAT, "schema": SCHEMA, "version": version}).encode()
-    with _locked(path):
+    with locked(path / _LOCK):
         current = _current(path) if based_on is not None else None
         if current != based_on:
             raise ManifestError(
@@ -264,24 +264,3 @@ def _current(path: Path) -> str | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return found
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder against other writers; the system lets go of it when a process dies, however it does."""
-    with (path / _LOCK).open("ab") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-            try:
-                yield
-            finally:
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

@@ -212,3 +212,10 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nulls(each) for each in value]
     return value.isoformat() if isinstance(value, date) else value
+
+
+def to_pystac(items: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Return Items of JSON values as those of pystac, for libraries that take no others."""
+    from pystac import Item
+
+    return [Item.from_dict(dict(item)) for item in items]

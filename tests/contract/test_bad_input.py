@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-import threading
 import tracemalloc
 import zlib
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import imagecodecs
@@ -33,6 +31,7 @@ from cube.errors import (
 from cube.settings import get_settings
 from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog
+from tests.serving import Quiet, serving
 
 SHAPE = 96, 128
 PLAIN = {"driver": "GTiff", "blockxsize": 32, "blockysize": 32, "compress": "DEFLATE"}
@@ -395,30 +394,20 @@ def answering(status):
     """Run a server that answers every request with one status, and yield its URL and the list of what was asked."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_arguments):
-            pass
-
-        def do_GET(self):
+        def reply(self):
             asked.append(self.path)
             self.send_response(status)
             self.send_header("Content-Length", "6")
             self.end_headers()
             self.wfile.write(b"secret")
 
-        do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
+        do_HEAD = reply  # noqa: N815 - the name that http.server calls
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url, asked
 
 
 @pytest.fixture

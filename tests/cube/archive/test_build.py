@@ -4,9 +4,7 @@ import itertools
 import json
 import os
 import pickle
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +23,7 @@ from cube.settings import get_settings
 from cube.spec import CubeSpec
 from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog
+from tests.serving import Quiet, serving
 
 NORTH = {"driver": "GTiff", "blockxsize": 64, "blockysize": 64}
 
@@ -415,11 +414,8 @@ def server_of(folder, answers=()):
     """Serve a folder with ranges; the first requests get the statuses in `answers`. Gives (url, requested paths)."""
     pending, asked = list(answers), []
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-        def do_GET(self):
+    class Handler(Quiet):
+        def reply(self):
             asked.append(self.path)
             path = folder / unquote(urlsplit(self.path).path).lstrip("/")
             status = pending.pop(0) if pending else 206 if path.is_file() else 404
@@ -435,15 +431,8 @@ def server_of(folder, answers=()):
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url, asked
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from cube.archive.check import check
 from cube.io.trace import trace
 from cube.manifest.open import Manifest
 from cube.testing import Archive, ObjectStore, write_archive, write_cog
+from tests.serving import Quiet, serving
 
 DATES = ("2024-04-09", "2024-04-24")
 
@@ -119,22 +118,12 @@ def test_one_small_request_a_source(archive: Archive, tmp_path: Path) -> None:
 
 @contextmanager
 def forbidding() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(Quiet):
+        def reply(self) -> None:
             self.send_error(403)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url
 
 
 def test_access_that_is_denied_is_unreadable(archive: Archive, tmp_path: Path) -> None:

@@ -59,15 +59,6 @@ def test_the_limit_never_falls_below_one_and_grows_by_steps_to_what_it_was():
     assert host.requests.total == 64
 
 
-def test_latency_is_the_median_of_the_last():
-    host = Host(256)
-    assert host.latency_s is None
-    answers(host, 3, first_byte_s=0.2)
-    assert host.latency_s == 0.2
-    answers(host, 300, first_byte_s=0.05)
-    assert host.latency_s == 0.05
-
-
 def test_a_first_byte_is_late_by_what_others_take():
     host = Host(256)
     answers(host, 127, first_byte_s=0.1)

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
@@ -17,6 +15,7 @@ from cube.io.ranges import plan_requests, read_all, read_head, read_range
 from cube.io.trace import trace
 from cube.settings import get_settings
 from cube.testing import ObjectStore
+from tests.serving import Quiet, serving
 
 BODY = bytes(range(256)) * 40
 
@@ -269,11 +268,8 @@ def server_of(*answers):
     """Answer each request as it says, then as a sound store would. Gives (url, requests)."""
     pending, asked = list(answers), []
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-        def do_GET(self):
+    class Handler(Quiet):
+        def reply(self):
             asked.append(self.path)
             answer = pending.pop(0) if pending else "sound"
             start, stop = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
@@ -297,15 +293,8 @@ def server_of(*answers):
             self.end_headers()
             self.wfile.write(body[: len(body) // 2] if answer == "half" else body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/a.bin", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield f"{url}/a.bin", asked
 
 
 @pytest.fixture
