@@ -1,4 +1,8 @@
-"""Composites: many dates to one value a pixel and period."""
+"""Composites: many dates to one value a pixel and period.
+
+Each takes a stack, float (dates, ...) and contiguous along the last axis, and a bool array of its shape that says where
+it has no value. What the stack holds there means nothing and is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cube.algebra.missing import count_present, zero_missing
+from cube.algebra.missing import count_present, set_missing, zero_missing
 from cube.errors import SelectionError
 
 _NETWORK_DATES = 16
 """Up to so many dates, compare-exchanges of whole planes order them faster than sorting each pixel's values."""
 
 
-def median(stack: np.ndarray) -> np.ndarray:
-    """Return the median over the first axis without the NaNs; NaN where there is nothing else.
-
-    Args:
-        stack: Float, (dates, ...).
-    """
-    count = count_present(stack)
+def median(stack: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return the median over the dates that have a value; NaN where none has."""
+    count = count_present(missing)
+    set_missing(stack, missing)
     filled = np.fmin(stack, stack.dtype.type(np.inf))  # infinities for NaN: they come last, as sort() puts NaN
     if len(stack) <= _NETWORK_DATES:
         _exchange(filled)
@@ -67,29 +68,32 @@ def _comparators(n: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def mean(stack: np.ndarray) -> np.ndarray:
-    """Return the mean over the first axis without the NaNs, summed in float64; NaN where there is nothing else."""
-    count = count_present(stack)
-    filled = stack if isinstance(count, int) else zero_missing(stack)
-    total: np.ndarray = np.add.reduce(filled, axis=0, dtype="float64")
+def mean(stack: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return the mean over the dates that have a value, summed in float64; NaN where none has."""
+    count = count_present(missing)
+    if not isinstance(count, int):
+        zero_missing(stack, missing)
+    total: np.ndarray = np.add.reduce(stack, axis=0, dtype="float64")
     with np.errstate(divide="ignore", invalid="ignore"):
         total /= count
     return total.astype(stack.dtype, copy=False)
 
 
-def maximum(stack: np.ndarray) -> np.ndarray:
-    """Return the largest value over the first axis without the NaNs; NaN where there is nothing else."""
+def maximum(stack: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return the largest value over the dates that have one; NaN where none has."""
+    set_missing(stack, missing)
     largest: np.ndarray = np.fmax.reduce(stack, axis=0)
     return largest
 
 
-def minimum(stack: np.ndarray) -> np.ndarray:
-    """Return the smallest value over the first axis without the NaNs; NaN where there is nothing else."""
+def minimum(stack: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return the smallest value over the dates that have one; NaN where none has."""
+    set_missing(stack, missing)
     smallest: np.ndarray = np.fmin.reduce(stack, axis=0)
     return smallest
 
 
-COMPOSITES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+COMPOSITES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "median": median,
     "mean": mean,
     "max": maximum,
@@ -97,7 +101,7 @@ COMPOSITES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def find_composite(name: str) -> Callable[[np.ndarray], np.ndarray]:
+def find_composite(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return the composite of a name.
 
     Raises:
@@ -109,11 +113,14 @@ def find_composite(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return found
 
 
-def composite_by_period(stack: np.ndarray, name: str, periods: Sequence[Sequence[int]]) -> np.ndarray:
+def composite_by_period(
+    stack: np.ndarray, missing: np.ndarray, name: str, periods: Sequence[Sequence[int]]
+) -> np.ndarray:
     """Return a composite of each period.
 
     Args:
         stack: Float, (dates, ...).
+        missing: Where it has no value.
         name: One of `COMPOSITES`.
         periods: Positions of each period's dates on the first axis; NaN where a period has none.
 
@@ -125,6 +132,7 @@ def composite_by_period(stack: np.ndarray, name: str, periods: Sequence[Sequence
     for i, positions in enumerate(periods):
         if len(positions):
             first, last = positions[0], positions[-1] + 1
-            in_a_row = list(positions) == list(range(first, last))  # then no copy is needed
-            result[i] = function(stack[first:last] if in_a_row else stack[list(positions)])
+            in_a_row = list(positions) == list(range(first, last))
+            dates = slice(first, last) if in_a_row else list(positions)  # a slice needs no copy
+            result[i] = function(stack[dates], missing[dates])
     return result

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cube.algebra.missing import set_missing
 from cube.errors import SelectionError
 
 
@@ -61,18 +60,20 @@ def find_index(name: str) -> Index:
 
 def normalized_difference(
     first: np.ndarray, second: np.ndarray, *, shift: float = 0.0, missing: np.ndarray | None = None
-) -> np.ndarray:
-    """Return (first - second) / (first + second + shift); NaN where the divisor is 0 or an input is NaN.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (first - second) / (first + second + shift), and where it has no result.
 
     Args:
         first: Physical values (reflectance), any shape; or the stored numbers of bands that share scale and offset.
         second: As `first`.
         shift: 0 for physical values. Of stored numbers the scale cancels and the offset does not:
             `2 * offset / scale`, by which integers of up to 16 bits need no physical values, and no float64.
-        missing: bool, where else there is no result; overwritten.
+        missing: bool, where else there is no result; becomes the second array.
 
     Returns:
-        float32 for integers of up to 16 bits, whose difference and sum it holds exactly; else the inputs' float type.
+        The index: float32 for integers of up to 16 bits, whose difference and sum it holds exactly, else the inputs'
+        float type; and bool, True where the divisor is 0, an input is NaN or `missing` was True. What the index says
+        there means nothing.
     """
     dtype = np.result_type(first, second, np.float32)
     # Both converted once: numpy would convert them piece by piece, and again, in each operation on mixed types.
@@ -81,8 +82,10 @@ def normalized_difference(
     total += other
     if shift:
         total += dtype.type(shift)
+    nothing = total == 0
+    missing = nothing if missing is None else np.logical_or(missing, nothing, out=missing)
+    if first.dtype.kind == "f" or second.dtype.kind == "f":
+        missing |= np.isnan(total)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         np.divide(result, total, out=result)
-    nothing = total == 0
-    set_missing(result, nothing if missing is None else np.logical_or(missing, nothing, out=missing))
-    return result
+    return result, missing

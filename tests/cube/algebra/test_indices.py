@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cube.algebra.indices import INDICES, find_index, normalized_difference
+from cube.algebra import indices
+from cube.algebra.indices import INDICES, find_index
 from cube.errors import SelectionError
 
 REFLECTANCES = st.one_of(st.sampled_from([0.0, -0.1, 0.1, np.nan]), st.floats(-1, 2, allow_subnormal=False))
 PAIRS = hnp.array_shapes(max_dims=3, max_side=5).flatmap(
     lambda shape: st.tuples(*[hnp.arrays("float64", shape, elements=REFLECTANCES)] * 2)
 )
+
+
+def normalized_difference(first: np.ndarray, second: np.ndarray, **options: Any) -> np.ndarray:
+    """The index, with NaN where it has no value."""
+    found, missing = indices.normalized_difference(first, second, **options)
+    assert found.dtype.kind == "f"
+    return np.where(missing, np.nan, found)
 
 
 @given(PAIRS)
@@ -41,6 +51,12 @@ def test_changing_the_bands_places_changes_the_sign(pair: tuple[np.ndarray, np.n
 def test_a_sum_of_zero_is_no_data_and_no_infinity() -> None:
     found = normalized_difference(np.array([0.0, 0.1, -0.2, 1.0]), np.array([0.0, -0.1, 0.2, 0.0]))
     np.testing.assert_array_equal(found, [np.nan, np.nan, np.nan, 1.0])
+
+
+def test_what_was_missing_before_stays_so() -> None:
+    missing = np.array([True, False, False])
+    found = normalized_difference(np.array([3, 0, 3], "u2"), np.array([1, 0, 1], "u2"), missing=missing)
+    np.testing.assert_array_equal(found, [np.nan, np.nan, 0.5])
 
 
 @pytest.mark.parametrize(
