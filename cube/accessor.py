@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray
 
 from cube.conventions import X_CENTRE, Y_CENTRE
+from cube.coordinates import coordinates
 from cube.errors import SelectionError
 from cube.explain import Explanation, explain
 from cube.grid import Window
-from cube.lazy import find_lazy, load_together
+from cube.lazy import LazyBand, find_lazy, load_together
 from cube.manifest.open import Manifest, open_manifest
 from cube.selection import Selection, crop, select
 from cube.spec import Band, CubeSpec
@@ -141,22 +143,69 @@ class CubeAccessor:
             SelectionError: The dataset has no place on the cube's grid.
         """
         manifest = self.manifest
-        dataset, spec = self._dataset, self._spec
-        bands, times, window = self._bands(manifest), self._times(manifest), self._window(manifest, spec.level)
-        selection = Selection(
+        bands = self._bands(manifest)
+        selection = self._selection(manifest, bands)
+        chunks = self._dataset[bands[0][0]].chunksizes
+        return explain(
+            selection,
+            tuple(chunks[dim] for dim in selection.dims) if chunks else None,
+            latency_ms=latency_ms,
+            dtypes={name: self._dataset[name].dtype for name, _ in bands},
+        )
+
+    def index(
+        self, name: str, *, mask: str | None = None, composite: str | None = None, freq: str | None = None
+    ) -> xr.DataArray:
+        """Return a spectral index of the dataset's dates and window as a lazy array.
+
+        What `(ds.nir - ds.red) / (ds.nir + ds.red)` and a median over time would give, in one read of just the bands
+        that are needed and one pass over their stored numbers; in the dataset's dask blocks, if it has any. See
+        `cube.algebra` for the formulas.
+
+        Args:
+            name: "ndvi", "ndwi" or "nbr".
+            mask: What is clear: "scl", or "BAND=VALUES" with the values to keep. All where None.
+            composite: "median", "mean", "max" or "min" over the clear dates; None keeps the dates.
+            freq: Period of the composites ("MS": months); None makes one of all dates.
+
+        Returns:
+            float32 with the dataset's dims, less time where one composite is made of all dates; NaN where nothing is
+            clear. `compute()` gives its values, `.cube.compute()` those and what is missing in them.
+
+        Raises:
+            SelectionError: The dataset is no window of its cube, or its bands are not what the cube stores: they are
+                loaded already, or the result of a computation.
+        """
+        from cube.views import derive, plan_view
+
+        manifest, dataset = self.manifest, self._dataset
+        view = plan_view(name, mask=mask, composite=composite, freq=freq)
+        own = self._bands(manifest)
+        wanted = tuple((band, manifest.band(band)) for band in view.bands)
+        selection = self._selection(manifest, wanted)
+        _require_whole_window(dataset, selection)
+        needed = {band.name for _, band in wanted}
+        for variable, band in own:
+            if band.name in needed and not _is_unread(dataset.variables[variable]):
+                raise SelectionError(
+                    f"variable {variable!r} is loaded or computed, and index() reads what the cube stores: use it on "
+                    "the dataset that cube.open_cube gave, or a window of it"
+                )
+        chunks = dataset[own[0][0]].chunksizes
+        blocks = tuple(chunks.get(dim, (1,)) for dim in selection.dims) if chunks else None
+        array = derive(manifest, selection, view, blocks)
+        return array.isel({dim: 0 for dim in array.dims if dim not in dataset[own[0][0]].dims})
+
+    def _selection(self, manifest: Manifest, bands: tuple[tuple[str, Band], ...]) -> Selection:
+        spec, times = self._spec, self._times(manifest)
+        window = self._window(manifest, spec.level)
+        return Selection(
             spec=spec,
             bands=bands,
             times=times,
             stamps=None if manifest.times is None else manifest.times[list(times)],
             window=window,
             grid=crop(manifest.grid_at(spec.level), window),
-        )
-        chunks = dataset[bands[0][0]].chunksizes
-        return explain(
-            selection,
-            tuple(chunks[dim] for dim in selection.dims) if chunks else None,
-            latency_ms=latency_ms,
-            dtypes={name: dataset[name].dtype for name, _ in bands},
         )
 
     def _bands(self, manifest: Manifest) -> tuple[tuple[str, Band], ...]:
@@ -215,21 +264,51 @@ class CubeArrayAccessor:
         return result
 
 
+def _find_all[T: BackendArray](dataset: xr.Dataset, kind: type[T]) -> dict[str, tuple[T, Any]]:
+    found = {str(name): find_lazy(each, kind) for name, each in dataset.variables.items()}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _is_unread(variable: xr.Variable) -> bool:
+    """Return whether a variable is a band as the cube stores it, that waits to be read."""
+    if variable.chunks is None:
+        return find_lazy(variable, LazyBand) is not None
+    from cube.engine.array import BandArray
+
+    return isinstance(variable.data, BandArray)
+
+
+def _require_whole_window(dataset: xr.Dataset, selection: Selection) -> None:
+    """Refuse a dataset that leaves out or turns round pixels or dates of its window."""
+    expected = coordinates(selection)
+    for dim, length in zip(selection.dims, selection.shape, strict=True):
+        found = np.atleast_1d(dataset[dim].values) if dim in dataset.coords else None
+        if dataset.sizes.get(dim, 1) != length or (found is not None and not np.array_equal(found, expected[dim])):
+            raise SelectionError(
+                f"along {dim} this dataset is not {length} neighbours in the order of its cube, which index() needs: "
+                "take every n-th or turn round afterwards"
+            )
+
+
 def _compute(dataset: xr.Dataset, options: dict[str, Any]) -> xr.Dataset:
-    lazy = {str(name): found for name, each in dataset.variables.items() if (found := find_lazy(each)) is not None}
-    values, holes = load_together(lazy)
-    old = {name: dataset.variables[name] for name in lazy}
-    new = {name: xr.Variable(old[name].dims, values[name], old[name].attrs, old[name].encoding) for name in lazy}
-    dataset = dataset.assign({name: new[name] for name in lazy if name in dataset.data_vars})
-    dataset = dataset.assign_coords({name: new[name] for name in lazy if name in dataset.coords})
+    from cube.views import LazyView
+
+    values, holes = load_together(_find_all(dataset, LazyBand))
+    for name, (view, key) in _find_all(dataset, LazyView).items():
+        values[name], missing = view.load(key.tuple)
+        holes = (*(holes or ()), *missing) if view.may_skip else holes
+    old = {name: dataset.variables[name] for name in values}
+    new = {name: xr.Variable(old[name].dims, values[name], old[name].attrs, old[name].encoding) for name in values}
+    dataset = dataset.assign({name: new[name] for name in values if name in dataset.data_vars})
+    dataset = dataset.assign_coords({name: new[name] for name in values if name in dataset.coords})
     if any(each.chunks for each in dataset.variables.values()):
         from cube.engine.compute import compute_reported
 
         dataset, more = compute_reported(dataset, **options)
-        holes = more if holes is None else tuple(sorted({*holes, *(more or ())}))
+        holes = more if holes is None else (*holes, *(more or ()))
     loaded = dataset.compute()  # what is lazy and no band: the coordinates of a rotated grid
     if holes is not None:
         # The first of a source's reasons, which may be one a tile; texts, which netCDF can hold.
-        first = {hole.href: hole.reason for hole in reversed(holes)}
+        first = {hole.href: hole.reason for hole in sorted(holes, reverse=True)}
         loaded.attrs[MISSING] = [f"{href}: {first[href]}" for href in sorted(first)]
     return loaded

@@ -18,11 +18,12 @@ from cube import (
 from cube.archive.build import build
 from cube.archive.inputs import require_arguments
 from cube.catalog import CATALOG_FILE, find_entry, read_catalog
+from cube.coordinates import coordinates
 from cube.crs import crs_from_text
 from cube.decoding import Decoding, find_decoding
 from cube.errors import CatalogError, MissingExtraError, SelectionError
 from cube.io.stores import absolute, is_url, local_path
-from cube.lazy import LazyBand, LazyCentres
+from cube.lazy import LazyBand
 from cube.manifest.open import POINTER, Manifest, open_manifest
 from cube.selection import Box, Selection, select
 from cube.spec import CubeSpec
@@ -240,27 +241,6 @@ def _without_data(manifest: Manifest, selection: Selection, *, mask_and_scale: b
         variables[name] = xr.Variable(selection.dims, nothing, attributes, encoding)
     dataset = xr.Dataset(variables, coordinates(selection), dict(manifest.attributes))
     return xr.decode_cf(dataset, mask_and_scale=mask_and_scale, decode_times=False, decode_coords=False)
-
-
-def coordinates(selection: Selection) -> dict[str, xr.Variable]:
-    """Return time (where there is one), y and x of pixel centres (yc and xc by pixel, if rotated), `spatial_ref`."""
-    grid = selection.grid
-    of_y, of_x = conventions.axis_attributes(grid)
-    found = {conventions.SPATIAL_REF: xr.Variable((), np.int64(0), conventions.crs_attributes(grid))}
-    if grid.is_rotated:
-        for name, axis, attributes in (conventions.X_CENTRE, 0, of_x), (conventions.Y_CENTRE, 1, of_y):
-            data = indexing.LazilyIndexedArray(LazyCentres(grid, axis))
-            found[name] = xr.Variable(("y", "x"), data, {k: v for k, v in attributes.items() if k != "axis"})
-    else:
-        # Of the whole cube, so that a window and the cube, joined by equality, share their coordinates to the last bit.
-        spec, window = selection.spec, selection.window
-        whole = open_manifest(spec.manifest, spec.version).grid_at(spec.level)
-        ys, xs = whole.ys[window.top : window.bottom], whole.xs[window.left : window.right]
-        found |= {"y": xr.Variable(("y",), ys, of_y), "x": xr.Variable(("x",), xs, of_x)}
-    if selection.stamps is not None:
-        stamps = selection.stamps.astype("datetime64[ns]")
-        found["time"] = xr.Variable(("time",), stamps, conventions.TIME_ATTRIBUTES)
-    return found
 
 
 def _dask_arrays(

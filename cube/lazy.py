@@ -125,12 +125,12 @@ class LazyBand(BackendArray):
         return np.empty([len(np.arange(n)[k]) for k, n in kept], self.dtype)
 
 
-def find_lazy(variable: xr.Variable) -> tuple[LazyBand, Any] | None:
-    """Return the band that a variable waits to be read of and its index, or None where it is anything else."""
+def find_lazy[T: BackendArray](variable: xr.Variable, kind: type[T]) -> tuple[T, Any] | None:
+    """Return the array of a kind that a variable waits to be read of and its index; None where it is anything else."""
     data = variable._data  # noqa: SLF001 - `data` would load it
     while isinstance(data, (indexing.MemoryCachedArray, indexing.CopyOnWriteArray)):
         data = data.array
-    if isinstance(data, indexing.LazilyIndexedArray) and isinstance(data.array, LazyBand):
+    if isinstance(data, indexing.LazilyIndexedArray) and isinstance(data.array, kind):
         return data.array, data.key
     return None
 

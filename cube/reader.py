@@ -55,11 +55,17 @@ async def read(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], windo
     Raises:
         SelectionError: A band, date or window that the cube does not have.
         ReadError: Bytes could not be fetched or decoded; it names the source, the tile and the cause. Where
-            `spec.errors` is "skip", such a source's pixels are the band's `hole` instead (see `read_block_reported`).
+            `spec.errors` is "skip", such a source's pixels are the band's `hole` instead (see `read_reported`).
         ManifestError: The manifest cannot be opened.
     """
-    outputs, _ = await loop.bridge(_read(spec, tuple(bands), tuple(int(time) for time in times), window))
-    return outputs
+    return (await read_reported(spec, bands, times, window))[0]
+
+
+async def read_reported(
+    spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window
+) -> tuple[dict[str, np.ndarray], tuple[Hole, ...]]:
+    """Return what `read` does, and the sources that are missing from it where `spec.errors` is "skip"."""
+    return await loop.bridge(_read(spec, tuple(bands), tuple(int(time) for time in times), window))
 
 
 def read_block(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window) -> dict[str, np.ndarray]:
@@ -70,7 +76,7 @@ def read_block(spec: CubeSpec, bands: Sequence[str], times: Sequence[int], windo
 def read_block_reported(
     spec: CubeSpec, bands: Sequence[str], times: Sequence[int], window: Window
 ) -> tuple[dict[str, np.ndarray], tuple[Hole, ...]]:
-    """Return what `read` does, and the sources that are missing from it where `spec.errors` is "skip"."""
+    """Return what `read_reported` does, to a caller that waits."""
     return loop.run(_read(spec, tuple(bands), tuple(int(time) for time in times), window))
 
 

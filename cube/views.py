@@ -16,12 +16,13 @@ from cube.algebra.composites import composite_by_period, find_composite
 from cube.algebra.indices import find_index, normalized_difference
 from cube.algebra.masks import Mask, parse_mask
 from cube.algebra.missing import set_missing
-from cube.dataset import coordinates
+from cube.coordinates import coordinates
 from cube.engine.blocks import Blocks, plan_blocks, plan_strips
 from cube.engine.stream import stream_blocks
 from cube.errors import SelectionError
 from cube.grid import Window
 from cube.manifest.open import Manifest
+from cube.reader import Hole
 from cube.selection import Box, Selection, crop, select
 from cube.spec import Band, CubeSpec
 
@@ -82,26 +83,53 @@ def open_view(
     Raises:
         SelectionError: Something that the cube does not have or that does not go together.
     """
-    view = View(index=index.lower(), mask=parse_mask(mask) if mask else None, composite=composite, freq=freq)
+    view = plan_view(index, mask=mask, composite=composite, freq=freq)
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
+    selection = select(manifest, spec, bands=view.bands, bbox=bbox, time=time)
+    return derive(manifest, selection, view, None if chunks is None else plan_blocks(manifest, selection, chunks))
+
+
+def plan_view(index: str, *, mask: str | None = None, composite: str | None = None, freq: str | None = None) -> View:
+    """Return what to derive, of arguments as `open_view` takes them.
+
+    Raises:
+        SelectionError: Something that there is not or that does not go together.
+    """
+    view = View(index=find_index(index).name, mask=parse_mask(mask) if mask else None, composite=composite, freq=freq)
     if composite is not None:
         find_composite(composite)
     elif freq is not None:
         raise SelectionError(f"freq={freq!r} needs a composite (median, mean, max or min)")
-    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
-    selection = select(manifest, spec, bands=view.bands, bbox=bbox, time=time)
-    if composite is not None and selection.stamps is None:
-        raise SelectionError(f"composite={composite!r}: {manifest.name!r} has no time to composite over")
+    return view
+
+
+def derive(manifest: Manifest, selection: Selection, view: View, blocks: Blocks | None) -> xr.DataArray:
+    """Return a view of a part of a cube as a lazy array.
+
+    Args:
+        manifest: The cube.
+        selection: The part; its bands are the view's.
+        view: What to derive.
+        blocks: Lengths of dask's blocks along the selection's dims; None is without Dask.
+
+    Returns:
+        What `open_view` does.
+
+    Raises:
+        SelectionError: A composite of a cube without time, or of dates that are in several blocks.
+    """
+    if view.composite is not None and selection.stamps is None:
+        raise SelectionError(f"composite={view.composite!r}: {manifest.name!r} has no time to composite over")
     labels, periods = _periods(selection, view)
-    if chunks is None:
-        lazy = _LazyView(manifest, selection, view, labels, periods)
+    if blocks is None:
+        lazy = LazyView(manifest, selection, view, labels, periods)
         return _to_array(selection, view, labels, indexing.LazilyIndexedArray(lazy))
-    blocks = plan_blocks(manifest, selection, chunks)
-    if composite is not None and len(blocks[0]) > 1:
+    if view.composite is not None and len(blocks[0]) > 1:
         raise SelectionError("a composite needs all dates in a block: give chunks without time, or time=-1")
     return _to_array(selection, view, labels, _dask_array(selection, view, blocks, labels, periods))
 
 
-class _LazyView(BackendArray):
+class LazyView(BackendArray):
     """A view that is computed when it is indexed, block by block, each as soon as its tiles are there."""
 
     def __init__(
@@ -113,14 +141,20 @@ class _LazyView(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         """Return the wanted part as numpy."""
-        support = indexing.IndexingSupport.BASIC
-        return indexing.explicit_indexing_adapter(key, self.shape, support, self._compute)
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, lambda part: self.load(part)[0])
 
-    def _compute(self, key: tuple[Any, ...]) -> np.ndarray:
+    @property
+    def may_skip(self) -> bool:
+        """Whether a source that cannot be read is left out."""
+        return self._selection.spec.errors == "skip"
+
+    def load(self, key: tuple[Any, ...]) -> tuple[np.ndarray, tuple[Hole, ...]]:
+        """Return the part of an outer index, and the sources that could not be read for it."""
         spans = [np.arange(length)[part] for part, length in zip(key, self.shape, strict=True)]
         *lead, ys, xs = (np.atleast_1d(span) for span in spans)
         if not all(span.size for span in spans):
-            return np.empty([len(span) for span in spans if span.ndim], self.dtype)
+            return np.empty([len(span) for span in spans if span.ndim], self.dtype), ()
         selection, periods = self._selection, self._periods
         if periods is None:
             dates = lead[0].tolist() if lead else [0]
@@ -135,14 +169,16 @@ class _LazyView(BackendArray):
             left=whole.left + int(xs.min()),
             right=whole.left + int(xs.max()) + 1,
         )
-        found = self._fill(window, dates, periods)
+        found, holes = self._fill(window, dates, periods)
         for axis, span in ((-2, ys), (-1, xs)):
-            if len(span) < found.shape[axis] or span[0] > span[-1]:
+            if not np.array_equal(span - span.min(), np.arange(found.shape[axis])):
                 found = found.take(span - span.min(), axis)
-        return found.reshape([len(span) for span in spans if span.ndim])
+        return found.reshape([len(span) for span in spans if span.ndim]), holes
 
-    def _fill(self, window: Window, dates: Sequence[int], periods: Periods | None) -> np.ndarray:
-        """Return the view in a window: (periods or dates, rows, columns)."""
+    def _fill(
+        self, window: Window, dates: Sequence[int], periods: Periods | None
+    ) -> tuple[np.ndarray, tuple[Hole, ...]]:
+        """Return the view in a window, (periods or dates, rows, columns), and what is missing in it."""
         selection, view = self._selection, self._view
         times = tuple(selection.times[i] for i in dates)
         bands = tuple(band for _, band in selection.bands)
@@ -156,10 +192,10 @@ class _LazyView(BackendArray):
             stored = (block[band.name] for band in bands)
             out[:, ys, xs] = compute_block(*stored, view=view, bands=bands, periods=periods)
 
-        if times:
-            dtypes = {band.name: np.dtype(band.dtype) for band in bands}
-            stream_blocks(selection.spec, dtypes, times, window, (rows, columns), work)
-        return out
+        if not times:
+            return out, ()
+        dtypes = {band.name: np.dtype(band.dtype) for band in bands}
+        return out, stream_blocks(selection.spec, dtypes, times, window, (rows, columns), work)
 
 
 def _dask_array(

@@ -1,4 +1,4 @@
-"""cogcube with Dask: blocks that it plans itself, and plain xarray expressions on the threaded scheduler."""
+"""cogcube with Dask: blocks that it plans itself, on the threaded scheduler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import chips
 import dask
 import numpy as np
-import xarray as xr
+from _index import cut, index
 from protocol import Archive, Workload
 
 import cube
@@ -20,8 +20,8 @@ class CogcubeDask:
 
     name = "cogcube + Dask"
     settings = (
-        'open_cube(manifest, chunks="auto"), xarray expressions, the threaded scheduler; chips by a window a date on '
-        f"{_CHIP_THREADS} threads"
+        'open_cube(manifest, chunks="auto"), composites by ds.cube.index(), the threaded scheduler; chips by a window '
+        f"a date on {_CHIP_THREADS} threads"
     )
     packages = ("cogcube", "dask", "xarray", "obstore", "imagecodecs", "numpy")
 
@@ -43,23 +43,9 @@ class CogcubeDask:
             band, windows = data[workload.bands[0]].data, chips.date_windows(workload)
             parts = [band[each.date, each.rows, each.columns] for each in windows]
             return chips.cut(workload, windows, dask.compute(*parts, num_workers=_CHIP_THREADS))
-        if workload.window is not None:
-            top, bottom, left, right = workload.window
-            data = data.isel(y=slice(top, bottom), x=slice(left, right))
         if workload.kind == "stack":
-            return list(dask.compute(*[data[band].data for band in workload.bands]))
-        nir, red = (data[band].where(data[band] != 0).astype("f4") for band in ("nir", "red"))
-        ndvi = (nir - red) / (nir + red)
-        return _composite(ndvi, data, workload).values
-
-
-def _composite(ndvi: xr.DataArray, data: xr.Dataset, workload: Workload) -> xr.DataArray:
-    if workload.kind == "ndvi_mean":
-        return ndvi.mean("time")
-    if workload.kind == "ndvi_median":
-        return ndvi.median("time")
-    clear = ndvi.where(data["scl"].isin(workload.clear))
-    return clear.resample(time="MS").median()
+            return list(dask.compute(*[cut(data, workload)[band].data for band in workload.bands]))
+        return index(data, workload).values
 
 
 PEER = CogcubeDask()

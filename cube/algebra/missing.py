@@ -30,4 +30,5 @@ def count_present(missing: np.ndarray) -> int | np.ndarray:
         return len(missing)
     # Bytes are added in bytes where they cannot overflow: four times as many at once.
     dtype = "u1" if len(missing) < 256 else "i4"
-    return len(missing) - np.add.reduce(missing.view("u1"), axis=0, dtype=dtype).astype("i4")
+    absent: np.ndarray = np.add.reduce(missing.view("u1"), axis=0, dtype=dtype)
+    return len(missing) - absent.astype("i4")

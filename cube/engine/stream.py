@@ -12,7 +12,7 @@ from cube.errors import CubeError
 from cube.grid import Window
 from cube.io import loop
 from cube.io.budget import Budget
-from cube.reader import read
+from cube.reader import Hole, read_reported
 from cube.spec import CubeSpec
 
 _DECODED_BYTES = 256 * 1024 * 1024
@@ -29,8 +29,8 @@ def stream_blocks(
     window: Window,
     lengths: tuple[Sequence[int], Sequence[int]],
     work: Work,
-) -> None:
-    """Read a window block by block and work on each as soon as it is there; returns when all are done.
+) -> tuple[Hole, ...]:
+    """Read a window block by block and work on each as soon as it is there; return what is missing when all are done.
 
     Args:
         spec: The cube.
@@ -40,10 +40,13 @@ def stream_blocks(
         lengths: Of the blocks along y and x; they add up to the window.
         work: What is done with a block.
 
+    Returns:
+        The sources that could not be read, in the order of their names, where the spec leaves such out.
+
     Raises:
         ReadError: A block could not be read.
     """
-    loop.run(_stream(spec, dtypes, times, window, lengths, work))
+    return loop.run(_stream(spec, dtypes, times, window, lengths, work))
 
 
 async def _stream(
@@ -53,7 +56,8 @@ async def _stream(
     window: Window,
     lengths: tuple[Sequence[int], Sequence[int]],
     work: Work,
-) -> None:
+) -> tuple[Hole, ...]:
+    holes: set[Hole] = set()
     pixel_bytes = len(times) * sum(dtype.itemsize for dtype in dtypes.values())
     memory = Budget(_DECODED_BYTES)
     running = asyncio.get_running_loop()
@@ -63,7 +67,8 @@ async def _stream(
         async with memory.hold(height * width * pixel_bytes):
             top, left = window.top + rows.start, window.left + columns.start
             part = Window(top=top, bottom=top + height, left=left, right=left + width)
-            bands = await read(spec, tuple(dtypes), times, part)
+            bands, missing = await read_reported(spec, tuple(dtypes), times, part)
+            holes.update(missing)
             await running.run_in_executor(loop.decode_pool(), work, bands, rows, columns)
 
     try:
@@ -72,6 +77,7 @@ async def _stream(
                 group.create_task(one(rows, columns))
     except* CubeError as errors:
         raise _first(errors) from None
+    return tuple(sorted(holes))
 
 
 def _slices(lengths: Sequence[int]) -> list[slice]:

@@ -15,7 +15,7 @@ from rasterio.transform import from_origin
 from cube import open_cube
 from cube.archive.build import build
 from cube.errors import SourceError
-from cube.lazy import find_lazy, load_together
+from cube.lazy import LazyBand, find_lazy, load_together
 from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog
 
@@ -91,7 +91,7 @@ def test_what_is_loaded_is_not_read_again(store, ds):
     asked(store)
     found = ds.cube.compute()
     assert asked(store) == dict.fromkeys([f"{date}.tif" for date in DATES], 1), "green and blue"
-    assert find_lazy(ds.red.variable) is None
+    assert find_lazy(ds.red.variable, LazyBand) is None
     found.cube.compute()
     assert asked(store) == {}
     assert load_together({}) == ({}, None)
@@ -184,6 +184,8 @@ def test_a_plain_load_gives_the_data_and_warns(running, holed, caplog):
 
 def test_tokens_tell_lazy_bands_apart(running):
     options = [{}, {"mask_and_scale": False}, {"fail_on_error": False}, {"bands": "red"}]
-    tokens = [dask.base.tokenize(find_lazy(open_cube(running[1], **each).red.variable)[0]) for each in options]
+    tokens = [
+        dask.base.tokenize(find_lazy(open_cube(running[1], **each).red.variable, LazyBand)[0]) for each in options
+    ]
     assert len(set(tokens)) == 3
     assert tokens[0] == tokens[3]

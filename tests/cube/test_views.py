@@ -294,3 +294,89 @@ def test_without_dask_a_failure_names_its_source(archive: Archive, tmp_path: Pat
             view.load()
     finally:
         hidden.rename(href)
+
+
+# Of a dataset, by ds.cube.index()
+
+
+@pytest.mark.parametrize("chunks", [None, "auto"])
+@pytest.mark.parametrize("options", [{}, {"mask": "scl"}, {"mask": "scl", "composite": "mean", "freq": "MS"}])
+@pytest.mark.parametrize("index", [{}, {"y": slice(10, 100), "x": slice(70, 71)}, {"y": 5, "time": slice(1, 3)}])
+def test_an_index_of_a_window_is_the_window_of_the_index(
+    manifest: Manifest, chunks: Any, options: Any, index: Any
+) -> None:
+    if "freq" in options:
+        index = {dim: part for dim, part in index.items() if dim != "time"}
+    found = cube.open_cube(manifest, chunks=chunks).isel(index).cube.index("NDVI", **options)
+    assert (found.chunks is None) == (chunks is None)
+    expected = open_view(manifest, "ndvi", chunks=chunks, **options).isel(index)
+    xr.testing.assert_equal(found.compute(), expected.compute())
+    assert found.attrs == expected.attrs
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 64, "x": -1}])
+def test_an_index_of_a_dataset_keeps_its_blocks_dates_and_level(manifest: Manifest, chunks: Any) -> None:
+    ds = cube.open_cube(manifest, ["B08", "B04"], chunks=chunks, level=1, time=("2024-04", "2024-05"))
+    found = ds.cube.index("ndvi", composite="max")
+    assert found.dims == ("y", "x")
+    assert found.chunks == (None if chunks is None else ((64, 32), (96,)))
+    plain = ((ds.B08 - ds.B04) / (ds.B08 + ds.B04)).max("time")
+    assert_rounded(found.compute(), plain.compute())
+
+
+@pytest.mark.parametrize("chunks", [None, "auto"])
+def test_dates_may_be_in_any_order(manifest: Manifest, chunks: Any) -> None:
+    ds = cube.open_cube(manifest, chunks=chunks)
+    turned = ds.isel(time=[3, 0, 1])
+    np.testing.assert_array_equal(turned.cube.index("ndvi"), ds.cube.index("ndvi").isel(time=[3, 0, 1]))
+    monthly = turned.cube.index("ndvi", composite="max", freq="MS")
+    expected = ds.isel(time=[0, 1, 3]).cube.index("ndvi", composite="max", freq="MS")
+    xr.testing.assert_equal(monthly.compute(), expected.compute())
+
+
+def test_a_composite_of_one_date_has_no_time(manifest: Manifest) -> None:
+    ds = cube.open_cube(manifest).isel(time=2)
+    assert ds.cube.index("ndvi", composite="mean").dims == ("y", "x")
+    np.testing.assert_array_equal(ds.cube.index("ndvi"), open_view(manifest, "ndvi").isel(time=2))
+
+
+def test_an_index_on_dask_reads_its_bands_together(manifest: Manifest) -> None:
+    ds = cube.open_cube(manifest, chunks="auto").isel(x=slice(0, 64), y=slice(0, 64))
+    with trace() as asked:
+        ds.cube.index("ndvi", composite="median").compute()
+    assert len(asked.records) == 2 * len(DATES)  # of one tile each
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ds: ds.assign(nir=ds.nir * 2), "variable '(red|nir)' is loaded or computed"),
+        (lambda ds: ds.isel(y=slice(0, 4), x=slice(0, 4)).load(), "'(red|nir)' is loaded or computed"),
+        (lambda ds: ds.isel(y=slice(None, None, 2)), "along y this dataset is not 191 neighbours"),
+        (lambda ds: ds.isel(x=slice(None, None, -1)), "along x this dataset is not 192 neighbours"),
+        (lambda ds: ds.drop_vars("time").isel(time=slice(1, 3)), "along time this dataset is not 4 neighbours"),
+    ],
+)
+@pytest.mark.parametrize("chunks", [None, "auto"])
+def test_an_index_of_what_is_no_part_of_the_cube_is_refused(
+    manifest: Manifest, chunks: Any, change: Any, message: str
+) -> None:
+    with pytest.raises(SelectionError, match=message):
+        change(cube.open_cube(manifest, chunks=chunks)).cube.index("ndvi")
+
+
+@pytest.mark.parametrize("chunks", [None, "auto"])
+def test_an_index_says_what_is_missing_in_it(archive: Archive, tmp_path: Path, chunks: Any) -> None:
+    manifest = cube.build(archive.items, name="s2", to=tmp_path / "s2.cube")
+    whole = cube.open_cube(manifest).cube.index("ndvi").compute()
+    href = archive.path(DATES[1], "red")
+    hidden = href.rename(tmp_path / "hidden.tif")
+    try:
+        ds = cube.open_cube(manifest, chunks=chunks, fail_on_error=False)
+        found = ds.cube.index("ndvi").cube.compute()
+    finally:
+        hidden.rename(href)
+    (missing,) = found.attrs.pop("missing_sources")
+    assert missing.startswith(f"{href.as_posix()}: ")
+    assert found.isel(time=1).isnull().all()
+    xr.testing.assert_identical(found.drop_isel(time=1), whole.drop_isel(time=1))
