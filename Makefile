@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format bench bench-peers bench-full bench-report bench-baseline corpus clean
 
+# With it each of the processes that tests start would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
@@ -53,4 +56,4 @@ bench-baseline: setup ## Record requests and bytes of our workloads as what the 
 
 clean: ## Delete what these targets made, .venv and the demo's archive included
 	rm -rf .venv .tools demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks
-	find cube server tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find cube scripts server tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,9 +19,35 @@ from tests.absent import absent
 
 ROOT = Path(__file__).parents[1]
 
+LONG = (
+    "cube/test_demo.py",
+    "cube/test_cli.py",
+    "cube/archive/test_copy.py",
+    "contract/test_corpus.py",
+    "contract/test_corpus_over_http.py",
+    "contract/test_baseline.py",
+    "end_to_end/test_static_archive.py",
+    "end_to_end/test_sentinel2.py",
+    "end_to_end/test_dask.py",
+    "end_to_end/test_strangers.py",
+    "cube/engine/test_gateway.py",
+)
+"""Files that take long, of which many have few tests; they begin first, or one would go on alone at the end."""
+
 # A deadline is a timed assertion, and the machine may be busy.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let xdist take the files in our order, not by their numbers of tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    long = {ROOT / "tests" / name for name in LONG}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -59,6 +86,17 @@ def test_data() -> Path:
     if not (folder / "MANIFEST.csv").is_file():
         absent(f"no real data in {folder}: set CUBE_TEST_DATA to its folder", is_required=False)
     return folder.resolve()
+
+
+@pytest.fixture(scope="module")
+def selected(request: pytest.FixtureRequest) -> Callable[[str], list[Any]]:
+    """Return `find(name)`: the values that a parameter has in those tests of this module that are to run."""
+
+    def find(name: str) -> list[Any]:
+        specs = [getattr(item, "callspec", None) for item in request.session.items if item.path == request.path]
+        return list(dict.fromkeys(spec.params[name] for spec in specs if spec is not None and name in spec.params))
+
+    return find
 
 
 type RunUv = Callable[..., str]
@@ -108,6 +146,32 @@ def empty_environment(uv: RunUv, tmp_path_factory: pytest.TempPathFactory) -> Ca
     def make() -> Environment:
         environment = Environment(tmp_path_factory.mktemp("elsewhere") / "venv")
         uv("venv", "--python", sys.executable, environment.folder)
+        return environment
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wheel(uv: RunUv, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    uv("build", "--wheel", "--out-dir", folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def install(uv: RunUv, wheel: Path, empty_environment: Callable[[], Environment]) -> Callable[..., Environment]:
+    """Return a function that installs the wheel with extras, at the locked versions, into a new environment."""
+
+    def make(*extras: str) -> Environment:
+        environment = empty_environment()
+        locked = environment.folder.parent / "pylock.toml"
+        options = [word for extra in extras for word in ("--extra", extra)]
+        uv("export", "--frozen", "--no-dev", "--no-emit-project", "--format", "pylock.toml", *options, "-o", locked)
+        into = ("pip", "install", "--python", environment.program("python"))
+        uv(*into, "-r", locked)
+        # Without an index: what the wheel asks for must be what the lock has installed.
+        uv(*into, "--no-index", f"cogcube[{','.join(extras)}] @ {wheel.as_uri()}" if extras else wheel)
         return environment
 
     return make

@@ -14,46 +14,10 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-EXTRAS = ("dask", "server", "catalog", "kerchunk")
-DEMO = ("demo", "--size", "512")
-USERS_FILE = "raise SystemExit('the file of the user was run')\n"
-
-
-@pytest.fixture(scope="module")
-def wheel(uv: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    uv("build", "--wheel", "--out-dir", folder)
-    (path,) = folder.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def install(uv: Callable[..., str], wheel: Path, empty_environment: Callable[[], Any]) -> Callable[..., Any]:
-    """Return a function that installs the wheel with extras, at the locked versions, into a new environment."""
-
-    def make(*extras: str) -> Any:
-        environment = empty_environment()
-        locked = environment.folder.parent / "pylock.toml"
-        options = [word for extra in extras for word in ("--extra", extra)]
-        uv("export", "--frozen", "--no-dev", "--no-emit-project", "--format", "pylock.toml", *options, "-o", locked)
-        into = ("pip", "install", "--python", environment.program("python"))
-        uv(*into, "-r", locked)
-        # Without an index: what the wheel asks for must be what the lock has installed.
-        uv(*into, "--no-index", f"cogcube[{','.join(extras)}] @ {wheel.as_uri()}" if extras else wheel)
-        return environment
-
-    return make
-
 
 @pytest.fixture(scope="module")
 def lean(install: Callable[..., Any]) -> Any:
     return install()
-
-
-@pytest.fixture(scope="module")
-def full(install: Callable[..., Any]) -> Any:
-    return install(*EXTRAS)
 
 
 def read_metadata(wheel: Path, name: str) -> str:
@@ -95,19 +59,10 @@ def test_without_extras_the_library_works_and_the_server_says_what_it_needs(lean
     assert "cogcube[server]" in served.stderr
 
 
-@pytest.mark.timeout(300)
-def test_the_demo_runs_without_a_checkout(full: Any, tmp_path: Path) -> None:
-    # Neither file is on the path of the command or of a process that it starts.
-    for name in ("cube.py", "server.py"):
-        (tmp_path / name).write_text(USERS_FILE, encoding="utf-8")
-    result = full.run(full.program("cube"), *DEMO, cwd=tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
 def test_a_server_py_of_the_user_is_named(tmp_path: Path) -> None:
     # `python -m` puts the current folder first, so that `import server` would run the user's file.
     users = tmp_path / "server.py"
-    users.write_text(USERS_FILE, encoding="utf-8")
+    users.write_text("raise SystemExit('the file of the user was run')\n", encoding="utf-8")
     command = [sys.executable, "-m", "cube", "serve", "--port", "0"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode != 0

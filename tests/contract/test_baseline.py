@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import baseline
 
+pytestmark = pytest.mark.timeout(600)  # its fixture runs every workload, on a machine that may do other things
+
 
 @pytest.fixture(scope="module")
 def found():

@@ -102,7 +102,7 @@ def test_every_pixel_of_large_files_is_as_rasterio_reads_it(path):
 
 @each([name for name in COVERED if has_crs(name)])
 def test_other_libraries_find_the_same_place(path):
-    ds = open_cube(path)
+    ds = open_cube(built(path))
     with rasterio.open(path) as oracle:
         transform, shape, crs = oracle.transform, oracle.shape, pyproj.CRS.from_user_input(oracle.crs)
     precision = (abs(transform.a) + abs(transform.b)) * 1e-6

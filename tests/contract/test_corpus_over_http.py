@@ -37,9 +37,9 @@ def dataset_id(name):
 
 
 @pytest.fixture(scope="module")
-def server(test_data, tmp_path_factory):
+def server(test_data, selected, tmp_path_factory):
     catalog = tmp_path_factory.mktemp("corpus") / "catalog.yaml"
-    for name in COVERED:
+    for name in selected("name"):
         add_entry(catalog, manifest_entry(dataset_id(name), built(test_data / name).url))
     with serving(create_app(catalog)) as url:
         yield url

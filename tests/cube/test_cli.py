@@ -26,6 +26,7 @@ import cube
 from cube import cli
 from cube.catalog import read_catalog
 from cube.cli import app
+from cube.settings import get_settings
 from cube.testing import Archive, ObjectStore, write_archive
 
 DATES = ("2024-04-09", "2024-04-24", "2024-05-09")
@@ -372,9 +373,9 @@ def test_compute_takes_a_part_of_a_cube(run: Runner, here: Path, tmp_path: Path)
 
 
 def test_compute_on_a_local_cluster_gives_the_same(here: Path, archive: Archive, tmp_path: Path) -> None:
-    # A process of its own: its workers must be able to start from `python -m cube`.
+    # A process of its own: its worker must be able to start from `python -m cube`.
     command = [*PYTHON_M_CUBE, "compute", "s2", "ndvi", "--composite", "median", "--mask", "scl"]
-    command += ["--cluster", "local", "-o", str(tmp_path / "ndvi.zarr")]
+    command += ["--cluster", "local:1", "-o", str(tmp_path / "ndvi.zarr")]
     ran = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr  # where the machine is busy, dask says so there
     assert "Traceback" not in ran.stderr
@@ -492,6 +493,17 @@ def test_serve_ends_with_ctrl_c(served: tuple[subprocess.Popen[str], str]) -> No
 # errors
 
 
+@pytest.fixture
+def _one_attempt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ask a store that is not there once."""
+    monkeypatch.setenv("CUBE_ATTEMPTS", "1")
+    get_settings.cache_clear()
+    yield
+    monkeypatch.undo()
+    get_settings.cache_clear()
+
+
+@pytest.mark.usefixtures("_one_attempt")
 @pytest.mark.parametrize(
     ("line", "message"),
     [

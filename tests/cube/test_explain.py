@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -26,6 +28,7 @@ from cube.testing.archive import unique_values
 
 SIZE, TILE = 640, 128
 DATES = ("20240101", "20240111", "20240121")
+GAPS = (0, 2_000, 256 * 1024)
 BBOX = (13.641, 48.72, 13.668, 48.74)
 
 
@@ -64,7 +67,7 @@ def manifest(folder: Path, store: ObjectStore, tmp_path_factory: pytest.TempPath
     return build(hrefs, to=tmp_path_factory.mktemp("cube") / "s.cube")
 
 
-@pytest.fixture(params=[0, 2_000, 256 * 1024])
+@pytest.fixture(params=GAPS)
 def gap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setenv("CUBE_GAP_BYTES", str(request.param))
     monkeypatch.setenv("CUBE_REQUEST_BYTES", str(400_000))
@@ -110,8 +113,18 @@ def test_a_read_of_all_at_once(manifest: Manifest, store: ObjectStore, gap: int,
     assert found.requests > 0
 
 
-@pytest.mark.parametrize("chunks", ["auto", {"time": 1, "y": 200, "x": 300}, {"time": -1, "y": 128, "x": 128}], ids=str)
-@pytest.mark.parametrize("chosen", [SELECTIONS[0], SELECTIONS[3], SELECTIONS[4]], ids=str)
+CHUNKS = ["auto", {"time": 1, "y": 200, "x": 300}, {"time": -1, "y": 128, "x": 128}]
+
+
+def blocks_of_all() -> list[Any]:
+    """Return every gap with all chunks and selections; any two of these meet in a case that is not slow."""
+    return [
+        pytest.param(gap, chunks, SELECTIONS[number], marks=[pytest.mark.slow] if (i + j + k) % 3 else [])
+        for (i, gap), (j, chunks), (k, number) in itertools.product(*map(enumerate, (GAPS, CHUNKS, (0, 3, 4))))
+    ]
+
+
+@pytest.mark.parametrize(("gap", "chunks", "chosen"), blocks_of_all(), indirect=["gap"], ids=str)
 def test_dask_blocks(manifest: Manifest, store: ObjectStore, gap: int, chosen: dict, chunks) -> None:
     selection = choose(manifest, **chosen)
     blocks = plan_blocks(manifest, selection, chunks)

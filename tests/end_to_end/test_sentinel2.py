@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ from cube.engine.cluster import NO_DASHBOARD
 DATES = 68
 REFERENCES = 5
 """Dates with all bands; the others have NDVI and the cloud mask alone."""
+BANDS = {"s2": ["ndvi", "clm"], "bands": ["B04", "B08"]}
+"""What each cube holds."""
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +31,7 @@ def oracle(test_data):
 @pytest.fixture(scope="module")
 def items(test_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("series")
-    script = test_data / "s2_eopatch" / "make_s2_cogs.py"
-    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
+    runpy.run_path(str(test_data / "s2_eopatch" / "make_s2_cogs.py"))["main"](folder)
     return folder / "items.json"
 
 
@@ -37,10 +39,9 @@ def items(test_data, tmp_path_factory):
 def catalog(items, tmp_path_factory):
     """A catalogue of the series: the masks and indices of all dates, and the bands of five."""
     path = tmp_path_factory.mktemp("catalog") / "catalog.yaml"
-    command = [sys.executable, "-m", "cube", "build", str(items), "--catalog", str(path)]
-    subprocess.run([*command, "--name", "s2", "--bands", "ndvi,clm"], check=True, capture_output=True)
-    bands = cube.build(items, bands=["B04", "B08"], to=path.parent / "bands.cube")
-    add_entry(path, manifest_entry("bands", bands.url, catalog=path))
+    for name, bands in BANDS.items():
+        manifest = cube.build(items, bands=bands, to=path.parent / f"{name}.cube")
+        add_entry(path, manifest_entry(name, manifest.url, catalog=path))
     return path
 
 
@@ -60,7 +61,7 @@ def client():
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **NO_DASHBOARD) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, **NO_DASHBOARD) as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -74,8 +75,7 @@ def opened(request, catalog, items):
         return lambda name, **options: xr.open_dataset(f"{url}/datasets/{name}.zarr", chunks={}, **options)
     if request.param == "manifest":
         return lambda name, **options: cube.open_cube(catalog.parent / f"{name}.cube", chunks={}, **options)
-    bands = {"s2": ["ndvi", "clm"], "bands": ["B04", "B08"]}
-    return lambda name, **options: cube.open_cube(items, bands=bands[name], chunks={"y": 40, "x": 60}, **options)
+    return lambda name, **options: cube.open_cube(items, bands=BANDS[name], chunks={"y": 40, "x": 60}, **options)
 
 
 def test_the_series_is_what_its_items_say(opened):

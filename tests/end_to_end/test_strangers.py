@@ -15,16 +15,19 @@ from cube.testing import write_cog
 from server.app import create_app
 from server.run import serving
 
-PRINT = """
+READ = """
 import json, sys
 import xarray as xr
-ds = xr.open_dataset({target!r}, **{options!r})
-assert "cube" not in sys.modules
-print(json.dumps({{
-    "values": {{name: [float(v) for v in ds[name].values.ravel()] for name in ("nir", "clm")}},
-    "dtypes": {{name: str(ds[name].dtype) for name in ("nir", "clm")}},
-    "x": ds.x.values.tolist(), "y": ds.y.values.tolist(), "time": [str(t) for t in ds.time.values],
-}}))
+found = {}
+for name, (target, options) in json.loads(sys.argv[1]).items():
+    ds = xr.open_dataset(target, **options)
+    assert "cube" not in sys.modules
+    found[name] = {
+        "values": {name: [float(v) for v in ds[name].values.ravel()] for name in ("nir", "clm")},
+        "dtypes": {name: str(ds[name].dtype) for name in ("nir", "clm")},
+        "x": ds.x.values.tolist(), "y": ds.y.values.tolist(), "time": [str(t) for t in ds.time.values],
+    }
+print(json.dumps(found))
 """
 
 
@@ -51,37 +54,33 @@ def stranger(uv, empty_environment):
     return environment
 
 
-def read_as(stranger, target, options, folder):
-    result = stranger.run(stranger.program("python"), "-c", PRINT.format(target=target, options=options), cwd=folder)
+@pytest.fixture(scope="module")
+def found(stranger, manifest, tmp_path_factory):
+    """What the stranger finds in one process, by what it opens."""
+    folder = tmp_path_factory.mktemp("catalog")
+    to_kerchunk(manifest, folder / "s2.json")
+    add_entry(folder / "catalog.yaml", manifest_entry("s2", manifest.url))
+    with serving(create_app(folder / "catalog.yaml")) as url:
+        zarr = f"{url}/datasets/s2.zarr"
+        targets = {
+            "references": (str(folder / "s2.json"), {"engine": "kerchunk"}),
+            "a URL alone": (zarr, {}),
+            "Zarr 3": (zarr, {"engine": "zarr", "zarr_format": 3}),
+            "Zarr 2": (f"{url}/datasets/s2/v2.zarr", {"zarr_format": 2}),
+        }
+        result = stranger.run(stranger.program("python"), "-c", READ, json.dumps(targets), cwd=folder)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return json.loads(result.stdout)
 
 
-def assert_equal(found, manifest):
+@pytest.mark.parametrize("what", ["references", "a URL alone", "Zarr 3", "Zarr 2"])
+def test_a_stranger_reads_what_the_library_reads(found, manifest, what):
     ds = cube.open_cube(manifest)
     for name in ("nir", "clm"):
-        np.testing.assert_array_equal(np.array(found["values"][name], "float64"), ds[name].values.ravel())
-        assert found["dtypes"][name] == str(ds[name].dtype)
-    assert found["x"] == ds.x.values.tolist()
-    assert found["y"] == ds.y.values.tolist()
-    assert found["time"] == [str(time) for time in ds.time.values]
-    assert np.isnan(found["values"]["nir"][0])
-
-
-def test_kerchunk_references(stranger, manifest, tmp_path):
-    to_kerchunk(manifest, tmp_path / "s2.json")
-    assert_equal(read_as(stranger, str(tmp_path / "s2.json"), {"engine": "kerchunk"}, tmp_path), manifest)
-
-
-@pytest.mark.parametrize("options", [{}, {"engine": "zarr", "zarr_format": 3}], ids=["by URL alone", "as Zarr 3"])
-def test_zarr_over_http(stranger, manifest, tmp_path, options):
-    add_entry(tmp_path / "catalog.yaml", manifest_entry("s2", manifest.url))
-    with serving(create_app(tmp_path / "catalog.yaml")) as url:
-        assert_equal(read_as(stranger, f"{url}/datasets/s2.zarr", options, tmp_path), manifest)
-
-
-def test_zarr_2_over_http(stranger, manifest, tmp_path):
-    add_entry(tmp_path / "catalog.yaml", manifest_entry("s2", manifest.url))
-    with serving(create_app(tmp_path / "catalog.yaml")) as url:
-        assert_equal(read_as(stranger, f"{url}/datasets/s2/v2.zarr", {"zarr_format": 2}, tmp_path), manifest)
+        np.testing.assert_array_equal(np.array(found[what]["values"][name], "float64"), ds[name].values.ravel())
+        assert found[what]["dtypes"][name] == str(ds[name].dtype)
+    assert found[what]["x"] == ds.x.values.tolist()
+    assert found[what]["y"] == ds.y.values.tolist()
+    assert found[what]["time"] == [str(time) for time in ds.time.values]
+    assert np.isnan(found[what]["values"]["nir"][0])

@@ -412,7 +412,7 @@ def draw_window(draw, height, width):
     return Window(top=top, bottom=bottom, left=left, right=right)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(layouts(), st.data())
 def test_any_part_of_any_mixed_archive(cases, layout, data):
     if not layout.files:

@@ -185,7 +185,7 @@ def require_equal(copy: Manifest, plan: Any, first: int = 0) -> None:
 windows = st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(1, 250), st.integers(1, 250))
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_a_copy_holds_the_same_numbers(case: Case, tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     manifest = case.manifest

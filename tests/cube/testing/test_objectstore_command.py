@@ -70,7 +70,8 @@ def test_every_option_reaches_the_store(root):
             "at_most": 6,
         },
     }
-    assert all(word in run("--help").stdout for word in options.split() if word.startswith("--"))
+    said = run("--help").stdout
+    assert all(word in said for word in options.split() if word.startswith("--"))
 
 
 @pytest.mark.parametrize(
