@@ -25,6 +25,8 @@ ENVIRONMENTS = ROOT / "envs"
 OURS = ("cogcube", "cogcube_dask")
 REFERENCES = ("floor", "zarr_copy", "zarr_rechunked")
 """What the numbers are held against: no systems to choose among."""
+_SHARED = {"rioxarray_by_hand": "rioxarray_peer"}
+"""Peers that run in the environment of another."""
 
 
 class PeerError(Exception):
@@ -39,18 +41,18 @@ def names() -> list[str]:
 
 def requirements(name: str) -> Path | None:
     """Return the file of what a peer's environment holds; None for one that runs in the project's own."""
-    path = FOLDER / "requirements" / f"{name}.txt"
+    path = FOLDER / "requirements" / f"{_SHARED.get(name, name)}.txt"
     return path if path.exists() else None
 
 
 def environment(name: str) -> Path:
     """Return the folder of a peer's environment, whether it is there or not."""
-    return ENVIRONMENTS / name
+    return ENVIRONMENTS / _SHARED.get(name, name)
 
 
 def failure_note(name: str) -> Path:
     """Return the file that says why an environment could not be made."""
-    return ENVIRONMENTS / f"{name}.failed.txt"
+    return ENVIRONMENTS / f"{_SHARED.get(name, name)}.failed.txt"
 
 
 def python(name: str) -> str:

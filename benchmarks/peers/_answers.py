@@ -1,6 +1,6 @@
 """What peers that only read make of their pixels: the same for all, so that what differs is how they read.
 
-The composites are `arithmetic`'s, which is kinder to a peer than the `mean` and `median` of its users would be.
+Composites are their own, of `expressions`, where they give their users xarray objects, and `arithmetic`'s else.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from protocol import Archive, Workload
 Window = tuple[int, int, int, int]
 Read = Callable[[Sequence[str], Sequence[int], Window], Sequence[np.ndarray]]
 """(bands, positions of dates, window) -> an array (dates, rows, columns) of stored numbers a band."""
+Compose = Callable[[Workload, Window], np.ndarray]
+"""(workload, window) -> the composite that the workload asks for."""
 
 
-def answer(workload: Workload, archive: Archive, read: Read) -> np.ndarray | Sequence[np.ndarray]:
-    """Return the answer to any workload but "scan": one call of `read`, then arithmetic."""
+def answer(
+    workload: Workload, archive: Archive, read: Read, compose: Compose | None = None
+) -> np.ndarray | Sequence[np.ndarray]:
+    """Return the answer to any workload but "scan": one call of `read`, then arithmetic, or of `compose` instead."""
     if workload.kind == "open":
         return np.array([len(workload.bands), len(archive.items), *archive.shape])
     dates, window = range(len(archive.items)), workload.window or (0, archive.shape[0], 0, archive.shape[1])
@@ -25,6 +29,8 @@ def answer(workload: Workload, archive: Archive, read: Read) -> np.ndarray | Seq
         return read(workload.bands, dates, window)
     if workload.kind == "chips":
         return _chips(workload, read)
+    if compose is not None:
+        return compose(workload, window)
     if workload.kind == "monthly":
         nir, red, scl = read(("nir", "red", "scl"), dates, window)
         return arithmetic.monthly(nir, red, scl, workload.clear, arithmetic.months_of(archive.items))

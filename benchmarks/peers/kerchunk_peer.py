@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import _zarr_cube
 import aiohttp
+import expressions
 import fsspec
 import kerchunk.tiff
 import numpy as np
@@ -40,7 +42,7 @@ class Kerchunk:
     name = "Kerchunk + fsspec"
     settings = (
         "references by kerchunk.tiff (tifffile), zlib replaced by imagecodecs' libdeflate; "
-        f"open_dataset(engine='kerchunk', chunks=None), {CONCURRENT} connections, bands in threads; zarr with "
+        f"{CONCURRENT} connections, {_zarr_cube.SETTINGS}; zarr with "
         + ", ".join(f"{name}={value}" for name, value in ZARR.items())
     )
 
@@ -75,7 +77,7 @@ class Kerchunk:
         """Open the references."""
         self._archive = archive
         fsspec.get_filesystem_class("reference").clear_instance_cache()
-        self._cube = xr.open_dataset(
+        cube = xr.open_dataset(
             archive.extras["kerchunk"],
             engine="kerchunk",
             chunks=None,
@@ -83,20 +85,19 @@ class Kerchunk:
             mask_and_scale=False,
             storage_options={"remote_protocol": "http", "remote_options": {"get_client": get_client}},
         )
+        self._cube = cube.assign_coords(time=expressions.times(archive))
 
     def run(self, workload: Workload) -> np.ndarray:
         """Return the answer."""
         if workload.kind == "scan":
             return scan(hrefs(self._archive, workload.bands))
-        return answer(workload, self._archive, self._read)
+        return answer(workload, self._archive, self._read, self._compose)
 
     def _read(self, bands: Sequence[str], dates: Sequence[int], window: Window) -> list[np.ndarray]:
-        top, bottom, left, right = window
-        every = len(dates) == len(self._archive.items)
-        chosen = slice(None) if every else list(dates)
-        with ThreadPoolExecutor(len(bands)) as pool:
-            parts = pool.map(lambda band: self._cube[band][chosen, top:bottom, left:right].values, bands)
-            return list(parts)
+        return _zarr_cube.read(self._cube, bands, dates, window)
+
+    def _compose(self, workload: Workload, window: Window) -> np.ndarray:
+        return _zarr_cube.compose(self._cube, workload, window)
 
 
 def references_of(urls: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+import expressions
 import lazycogs
 import numpy as np
 import rustac
@@ -27,8 +28,9 @@ class Lazycogs:
 
     name = "lazycogs"
     settings = (
-        f"lazycogs.open(chunks=None, max_concurrent_reads={CONCURRENT}, a configured obstore store), no Dask; DuckDB's "
-        "extensions from PyPI where they fit, else downloaded by rustac"
+        f"lazycogs.open(chunks=None, max_concurrent_reads={CONCURRENT}, a configured obstore store), no Dask; "
+        f"{expressions.SETTINGS}, of a chunk a date and band; DuckDB's extensions from PyPI where they fit, else "
+        "downloaded by rustac"
     )
 
     def supports(self, workload: Workload) -> str | None:
@@ -74,7 +76,7 @@ class Lazycogs:
 
     def run(self, workload: Workload) -> np.ndarray:
         """Return the answer."""
-        return answer(workload, self._archive, self._read)
+        return answer(workload, self._archive, self._read, self._compose)
 
     def _read(self, bands: Sequence[str], dates: Sequence[int], window: Window) -> list[np.ndarray]:
         top, bottom, left, right = window
@@ -85,6 +87,16 @@ class Lazycogs:
             pixels = array.sel(band=together).isel(time=steps, y=slice(top, bottom), x=slice(left, right)).values
             found |= dict(zip(together, pixels, strict=True))
         return [found[band] for band in bands]
+
+    def _compose(self, workload: Workload, window: Window) -> np.ndarray:
+        top, bottom, left, right = window
+        part = {"y": slice(top, bottom), "x": slice(left, right)}
+        # Without the coordinate of its band, which would keep bands apart.
+        bands = {
+            band: self._arrays[band].sel(band=band, drop=True).isel(part).chunk(time=1, y=-1, x=-1)
+            for band in workload.bands
+        }
+        return expressions.compute(workload, bands)
 
 
 @functools.cache

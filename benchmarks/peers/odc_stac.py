@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import _gdal
 import dask
+import expressions
 import numpy as np
 import odc.stac
 import pystac
+import xarray as xr
 from _answers import Window, answer
 from affine import Affine
 from odc.geo.geobox import GeoBox
@@ -23,7 +25,7 @@ class OdcStac:
     name = "odc-stac"
     settings = (
         "odc.stac.load(geobox=the window, chunks=a whole window a file), Dask's threaded scheduler with "
-        f"{THREADS} threads; {_gdal.configure()}"
+        f"{THREADS} threads; {expressions.SETTINGS}; {_gdal.configure()}"
     )
 
     def supports(self, workload: Workload) -> str | None:
@@ -40,15 +42,23 @@ class OdcStac:
     def run(self, workload: Workload) -> np.ndarray:
         """Return the answer."""
         _gdal.forget()
-        return answer(workload, self._archive, self._read)
+        return answer(workload, self._archive, self._read, self._compose)
 
     def _read(self, bands: Sequence[str], dates: Sequence[int], window: Window) -> list[np.ndarray]:
+        found = self._load(bands, dates, window)
+        return list(dask.compute(*(found[band].data for band in bands), scheduler="threads", num_workers=THREADS))
+
+    def _compose(self, workload: Workload, window: Window) -> np.ndarray:
+        found = self._load(workload.bands, range(len(self._items)), window)
+        return expressions.compute(workload, {band: found[band] for band in workload.bands})
+
+    def _load(self, bands: Sequence[str], dates: Sequence[int], window: Window) -> xr.Dataset:
         top, bottom, left, right = window
-        grid = self._grid[top:bottom, left:right]
         items = [self._items[date] for date in dates]
         chunks = {"time": 1, "y": bottom - top, "x": right - left}
-        found = odc.stac.load(items, bands=list(bands), geobox=grid, groupby="id", chunks=chunks)
-        return list(dask.compute(*(found[band].data for band in bands), scheduler="threads", num_workers=THREADS))
+        return odc.stac.load(
+            items, bands=list(bands), geobox=self._grid[top:bottom, left:right], groupby="id", chunks=chunks
+        )
 
 
 PEER = OdcStac()

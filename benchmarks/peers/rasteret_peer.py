@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import expressions
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +28,7 @@ class Rasteret:
     name = "rasteret"
     settings = (
         "build_from_table(enrich_cog=True) once; get_numpy for areas larger than a tile, read_window(group_by='id') "
-        f"for smaller ones; max_concurrent={CONCURRENT}"
+        f"for smaller ones; max_concurrent={CONCURRENT}; {expressions.SETTINGS}, of what get_numpy returned"
     )
 
     def supports(self, workload: Workload) -> str | None:  # noqa: ARG002
@@ -49,7 +50,7 @@ class Rasteret:
         """Return the answer."""
         if workload.kind == "scan":
             return self._scan(workload)
-        return answer(workload, self._archive, self._read)
+        return answer(workload, self._archive, self._read, self._compose)
 
     def _build(self, archive: Archive, bands: Sequence[str], folder: Path):
         shutil.rmtree(folder, ignore_errors=True)
@@ -90,6 +91,12 @@ class Rasteret:
             group_by="id",
         )
         return found.swapaxes(0, 1)
+
+    def _compose(self, workload: Workload, window: Window) -> np.ndarray:
+        # get_xarray was tried: TBD
+        found = self._read(workload.bands, range(len(self._archive.items)), window)
+        bands = dict(zip(workload.bands, found, strict=True))
+        return expressions.compute(workload, expressions.stacked(self._archive, bands))
 
     def _read_area(self, bands: list[str], ids: list[str], bounds: tuple[float, float, float, float]) -> np.ndarray:
         chosen = self._collection.where(pc.field("id").isin(ids))

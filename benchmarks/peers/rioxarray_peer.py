@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import _gdal
+import expressions
 import numpy as np
 import rioxarray
 import xarray as xr
@@ -22,7 +23,7 @@ class Rioxarray:
     name = "rioxarray"
     settings = (
         f"rioxarray.open_rasterio(lock=one a file, cache=False), files stay open; whole windows read in {THREADS} "
-        f"threads, no Dask; {_gdal.configure()}"
+        f"threads, no Dask; {expressions.SETTINGS}, of xr.concat of a lazy chunk a file; {_gdal.configure()}"
     )
 
     def supports(self, workload: Workload) -> str | None:  # noqa: ARG002
@@ -42,7 +43,7 @@ class Rioxarray:
         if workload.kind == "scan":
             files = self._open_all(workload.bands).values()
             return np.array([[*file.shape[1:], file.encoding["preferred_chunks"]["y"]] for file in files])
-        return answer(workload, self._archive, self._read)
+        return answer(workload, self._archive, self._read, self._compose)
 
     def _open_all(self, bands: Sequence[str]) -> dict[str, xr.DataArray]:
         def open_one(href: str) -> xr.DataArray:
@@ -64,6 +65,15 @@ class Rioxarray:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(read_one, places, hrefs(self._archive, bands, dates)))
         return found
+
+    def _compose(self, workload: Workload, window: Window) -> np.ndarray:
+        top, bottom, left, right = window
+
+        def one(band: str) -> xr.DataArray:
+            files = [self._files[href][0, top:bottom, left:right].chunk() for href in hrefs(self._archive, [band])]
+            return xr.concat(files, xr.Variable("time", expressions.times(self._archive)))
+
+        return expressions.compute(workload, {band: one(band) for band in workload.bands})
 
 
 PEER = Rioxarray()

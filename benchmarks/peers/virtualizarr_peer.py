@@ -6,7 +6,10 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import _zarr_cube
+import expressions
 import numpy as np
+import xarray as xr
 import zarr
 from _answers import Window, answer, hrefs
 from obspec_utils.registry import ObjectStoreRegistry
@@ -15,6 +18,7 @@ from protocol import Archive, Workload
 from virtual_tiff import VirtualTIFF
 from virtualizarr import open_virtual_dataset
 from virtualizarr.manifests import ManifestArray, ManifestGroup, ManifestStore
+from virtualizarr.manifests.utils import copy_and_replace_metadata
 
 CONCURRENT = 256
 THREADS = 64
@@ -31,8 +35,8 @@ class VirtualiZarr:
 
     name = "VirtualiZarr + virtual-tiff"
     settings = (
-        f"VirtualTIFF(ifd=0) in {THREADS} threads, one virtual array a band stacked over dates, obstore, bands in "
-        "threads; zarr with " + ", ".join(f"{name}={value}" for name, value in ZARR.items())
+        f"VirtualTIFF(ifd=0) in {THREADS} threads, one virtual array a band stacked over dates, obstore, "
+        f"{_zarr_cube.SETTINGS}; zarr with " + ", ".join(f"{name}={value}" for name, value in ZARR.items())
     )
 
     def __init__(self) -> None:
@@ -51,17 +55,24 @@ class VirtualiZarr:
         self._registry = ObjectStoreRegistry({archive.url: store})
         arrays = self._headers(hrefs(archive, archive.bands))
         count = len(archive.bands)
-        stacked = {band: np.stack(arrays[i::count], axis=0) for i, band in enumerate(archive.bands)}
-        group = ManifestGroup(arrays=stacked)
-        opened_group = zarr.open_group(ManifestStore(group, registry=self._registry), mode="r", zarr_format=3)
-        self._arrays = {band: opened_group[band] for band in archive.bands}
+        stacked = {band: _stack(arrays[i::count]) for i, band in enumerate(archive.bands)}
+        cube = xr.open_dataset(
+            ManifestStore(ManifestGroup(arrays=stacked), registry=self._registry),
+            engine="zarr",
+            zarr_format=3,
+            consolidated=False,
+            chunks=None,
+            cache=False,
+            mask_and_scale=False,
+        )
+        self._cube = cube.assign_coords(time=expressions.times(archive))
 
     def run(self, workload: Workload) -> np.ndarray:
         """Return the answer."""
         if workload.kind == "scan":
             arrays = self._headers(hrefs(self._archive, workload.bands))
             return np.array([[*array.shape, array.metadata.chunks[0]] for array in arrays])
-        return answer(workload, self._archive, self._read)
+        return answer(workload, self._archive, self._read, self._compose)
 
     def _headers(self, urls: Sequence[str]) -> list[ManifestArray]:
         def one(url: str) -> ManifestArray:
@@ -73,17 +84,17 @@ class VirtualiZarr:
             return list(pool.map(one, urls))
 
     def _read(self, bands: Sequence[str], dates: Sequence[int], window: Window) -> list[np.ndarray]:
-        top, bottom, left, right = window
-        every = len(dates) == len(self._archive.items)
+        return _zarr_cube.read(self._cube, bands, dates, window)
 
-        def one(band: str) -> np.ndarray:
-            array = self._arrays[band]
-            if every:
-                return array[:, top:bottom, left:right]
-            return array.oindex[list(dates), top:bottom, left:right]
+    def _compose(self, workload: Workload, window: Window) -> np.ndarray:
+        return _zarr_cube.compose(self._cube, workload, window)
 
-        with ThreadPoolExecutor(len(bands)) as pool:
-            return list(pool.map(one, bands))
+
+def _stack(arrays: Sequence[ManifestArray]) -> ManifestArray:
+    """Return arrays stacked along a first axis of dates; stacking forgets the axes' names, which xarray needs."""
+    found = np.stack(arrays, axis=0)
+    named = copy_and_replace_metadata(found.metadata, new_dimension_names=("time", "y", "x"))
+    return ManifestArray(metadata=named, chunkmanifest=found.manifest)
 
 
 PEER = VirtualiZarr()
