@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
-from cube.grid import CommonGrid, Grid, Window
+from cube.grid import Grid, Levels, Window
 from cube.manifest.open import open_manifest
 from cube.manifest.snapshot import Member, write_manifest
 from cube.scan import ScannedSource
@@ -123,7 +123,7 @@ def large(full, tmp_path_factory):
         name="large",
         members=members,
         bands=[Band(name=name, dtype="uint16", nodata=0, scale=0.0001, offset=-0.1) for name in BANDS],
-        grid=CommonGrid(levels=(grid,), factors=((1, 1),), rows=np.empty(0), columns=np.empty(0)),
+        grids=[Levels(grids=(grid,), factors=((1, 1),))],
         attributes={},
     )
     return folder

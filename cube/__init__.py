@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from cube.dataset import open_cube
     from cube.errors import CubeError
     from cube.manifest.open import Manifest, open_manifest
+    from cube.placing import place
     from cube.spec import CubeSpec
+    from cube.tree import open_tree
 
-__all__ = ["CubeError", "CubeSpec", "Manifest", "build", "open_cube", "open_manifest"]
+__all__ = ["CubeError", "CubeSpec", "Manifest", "build", "open_cube", "open_manifest", "open_tree", "place"]
 
 # Imported on first use: `import cube` costs milliseconds, xarray alone half a second.
 _HOMES = {
@@ -22,6 +24,8 @@ _HOMES = {
     "build": "cube.archive.build",
     "open_cube": "cube.dataset",
     "open_manifest": "cube.manifest.open",
+    "open_tree": "cube.tree",
+    "place": "cube.placing",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from cube.conventions import X_CENTRE, Y_CENTRE
 from cube.coordinates import coordinates
 from cube.errors import SelectionError
 from cube.explain import Explanation, explain
-from cube.grid import Window
+from cube.grid import Grid, Window
 from cube.lazy import LazyBand, find_lazy, load_together
-from cube.manifest.open import Manifest, open_manifest
+from cube.manifest.open import Manifest, open_spec
 from cube.selection import Selection, crop, select
 from cube.spec import Band, CubeSpec
 
@@ -43,7 +44,18 @@ class CubeAccessor:
             ManifestError: It is not where it was.
         """
         spec = self._spec
-        return open_manifest(spec.manifest, spec.version)
+        return open_spec(spec)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the dataset: CRS, affine and shape of its window.
+
+        Raises:
+            SelectionError: The dataset has no place on the cube's grid.
+        """
+        manifest = self.manifest
+        level = self._spec.level
+        return crop(manifest.grid_at(level), self._window(manifest, level))
 
     def compute(self, **options: Any) -> xr.Dataset:
         """Return the dataset with its values, as its own `compute` does, and what is missing in them.
@@ -77,13 +89,19 @@ class CubeAccessor:
         `nodata`, `scale` and `offset` are those that count (physical = stored * scale + offset); `decision` is what a
         rule for the sensor had to say about them; `path` is "gdal" where GDAL reads the source, for the `reason`.
         """
+        return self._table(self._times(self.manifest))
+
+    def _table(self, times: Sequence[int]) -> pd.DataFrame:
         import pandas as pd
 
         from cube.manifest.stored import read_stored
 
         manifest = self.manifest
-        names, times = {band.name for _, band in self._bands(manifest)}, self._times(manifest)
-        stamps = None if manifest.times is None else set(manifest.times[list(times)].tolist())
+        given = {
+            (found.source, band.name, found.sample)
+            for _, band in self._bands(manifest)
+            for found in manifest.contributions(band.name, times)
+        }
         rows = [
             {
                 "href": each.source.href,
@@ -103,7 +121,7 @@ class CubeAccessor:
             }
             for each in read_stored(manifest)
             for band in each.bands
-            if band.name in names and (stamps is None or (band.time is not None and band.time.tolist() in stamps))
+            if (each.position, band.name, band.sample) in given
         ]
         return pd.DataFrame(rows)
 
@@ -121,14 +139,13 @@ class CubeAccessor:
         Raises:
             SelectionError: The cube has no such date.
         """
-        sources = self.sources
+        manifest = self.manifest
+        times = self._times(manifest)
         if time is not None:
-            manifest = self.manifest
             text = time if isinstance(time, str) else str(np.asarray(time).astype("datetime64[us]"))
-            spec = CubeSpec(manifest=manifest.url, version=manifest.version)
-            stamps = select(manifest, spec, time=text).stamps
-            sources = sources[sources["time"].isin([] if stamps is None else stamps)]
-        return sorted(set(sources["item"]))
+            chosen = set(select(manifest, self._spec, time=text).times)
+            times = tuple(each for each in times if each in chosen)
+        return sorted(set(self._table(times)["item"])) if times else []
 
     def explain(self, latency_ms: float | None = None) -> Explanation:
         """Return what reading the dataset costs, with its bands, dates, window and dask chunks, and how to do it.
@@ -224,9 +241,22 @@ class CubeAccessor:
         if "time" not in self._dataset.coords:
             return tuple(range(len(manifest.times)))
         own = np.atleast_1d(self._dataset["time"].values).astype("datetime64[us]")
-        found = np.searchsorted(manifest.times, own)
-        inside = np.minimum(found, len(manifest.times) - 1)
-        return tuple(inside[manifest.times[inside] == own].tolist())
+        stamps, first, counts = np.unique(manifest.times, return_index=True, return_counts=True)
+        at = np.minimum(np.searchsorted(stamps, own), len(stamps) - 1)
+        at = at[stamps[at] == own]
+        taken = np.bincount(at, minlength=len(stamps))
+        unclear = np.flatnonzero((taken > 0) & (counts > 1) & (taken != counts))
+        if len(unclear):
+            i = unclear[0]
+            raise SelectionError(
+                f"{counts[i]} items of {manifest.name!r} are of {stamps[i]}, and nothing says which {taken[i]} of them "
+                "this dataset holds: take all or none"
+            )
+        # Items of one time are told apart by their order: the n-th here is the n-th there.
+        order = np.argsort(at, kind="stable")
+        nth = np.empty_like(at)
+        nth[order] = np.arange(len(at)) - np.searchsorted(at[order], at[order])
+        return tuple((first[at] + np.where(counts[at] > 1, nth, 0)).tolist())
 
     def _window(self, manifest: Manifest, level: int) -> Window:
         grid = manifest.grid_at(level)

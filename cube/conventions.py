@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,67 @@ def crs_attributes(grid: Grid) -> dict[str, Any]:
     """Return the attributes of the grid-mapping variable: CF's, and what rioxarray and GDAL look for."""
     a, b, c, d, e, f = grid.transform
     return dict(_crs_attributes(grid.crs)) | {"GeoTransform": " ".join(repr(float(v)) for v in (c, a, b, f, d, e))}
+
+
+_CONVENTIONS = {
+    "multiscales": ("multiscales", "d35379db-88df-4056-af3a-620245f8e347", "Multiscale layout of zarr datasets"),
+    "proj:": ("geo-proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information"),
+    "spatial:": ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+}
+"""Of Zarr, by name: repository, permanent id and what it is; together they are GeoZarr's."""
+
+
+def geozarr_attributes(grid: Grid) -> dict[str, Any]:
+    """Return what GeoZarr's conventions `proj:` and `spatial:` say of a grid, on a group and on its arrays alike.
+
+    Attributes that are lists of mappings, which netCDF cannot hold: for what is written as Zarr.
+    """
+    code = grid.crs if ":" in grid.crs[:16] and '"' not in grid.crs else None
+    return {
+        "zarr_conventions": [_convention("proj:"), _convention("spatial:")],
+        **({"proj:code": code} if code else {"proj:wkt2": _crs(grid.crs).to_wkt()}),
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform_type": "affine",
+        "spatial:transform": list(grid.transform),
+        "spatial:shape": list(grid.shape),
+        "spatial:bbox": list(grid.bounds),
+        "spatial:registration": "pixel",
+    }
+
+
+def multiscales_attributes(grids: Mapping[str, Grid]) -> dict[str, Any]:
+    """Return what GeoZarr's convention `multiscales` says of groups that hold one image in several resolutions.
+
+    Args:
+        grids: Of the groups, by name, finest first; on the group that holds them, beside the finest's own attributes.
+    """
+    layout: list[dict[str, Any]] = []
+    before: tuple[str, Grid] | None = None
+    for name, grid in grids.items():
+        entry: dict[str, Any] = {
+            "asset": name,
+            "spatial:shape": list(grid.shape),
+            "spatial:transform": [*grid.transform],
+        }
+        if before is not None:
+            down, across = (one / other for one, other in zip(before[1].shape, grid.shape, strict=True))
+            entry |= {"derived_from": before[0], "transform": {"scale": [down, across], "translation": [0.0, 0.0]}}
+        layout.append(entry)
+        before = name, grid
+    found = geozarr_attributes(next(iter(grids.values())))
+    declared = [_convention("multiscales"), *found["zarr_conventions"]]
+    return found | {"zarr_conventions": declared, "multiscales": {"layout": layout}}
+
+
+def _convention(name: str) -> dict[str, str]:
+    repository, uuid, description = _CONVENTIONS[name]
+    return {
+        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{repository}/refs/tags/v1/schema.json",
+        "spec_url": f"https://github.com/zarr-conventions/{repository}/blob/v1/README.md",
+        "uuid": uuid,
+        "name": name,
+        "description": description,
+    }
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from xarray.core import indexing
 
 from cube import conventions
 from cube.lazy import LazyCentres
-from cube.manifest.open import open_manifest
+from cube.manifest.open import open_spec
 from cube.selection import Selection
 
 
@@ -24,7 +24,7 @@ def coordinates(selection: Selection) -> dict[str, xr.Variable]:
     else:
         # Of the whole cube, so that a window and the cube, joined by equality, share their coordinates to the last bit.
         spec, window = selection.spec, selection.window
-        whole = open_manifest(spec.manifest, spec.version).grid_at(spec.level)
+        whole = open_spec(spec).grid_at(spec.level)
         ys, xs = whole.ys[window.top : window.bottom], whole.xs[window.left : window.right]
         found |= {"y": xr.Variable(("y",), ys, of_y), "x": xr.Variable(("x",), xs, of_x)}
     if selection.stamps is not None:

@@ -19,16 +19,14 @@ from cube.archive.build import build
 from cube.archive.inputs import require_arguments
 from cube.catalog import CATALOG_FILE, find_entry, read_catalog
 from cube.coordinates import coordinates
-from cube.crs import crs_from_text
 from cube.decoding import Decoding, find_decoding
 from cube.errors import CatalogError, MissingExtraError, SelectionError
 from cube.io.stores import absolute, is_url, local_path
 from cube.lazy import LazyBand
-from cube.manifest.open import POINTER, Manifest, open_manifest
-from cube.selection import Box, Selection, select
-from cube.spec import CubeSpec
-
-_PLANNED = ("resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "x", "y")
+from cube.manifest.open import POINTER, Manifest, open_manifest, open_spec
+from cube.selection import Box, Selection, select, select_bands
+from cube.spec import CubeSpec, Fuse, Groupby, Resampling
+from cube.target import plan_placing
 
 
 def open_cube(
@@ -42,15 +40,21 @@ def open_cube(
     chunks: Mapping[str, Any] | str | None = None,
     level: int = 0,
     mask_and_scale: bool = True,
-    groupby: str = "time",
+    crs: str | None = None,
+    resolution: float | tuple[float, float] | None = None,
+    geobox: Any = None,
+    like: Any = None,
+    geopolygon: Any = None,
+    anchor: Any = None,
+    resampling: Resampling | Mapping[str, Resampling] | None = None,
+    groupby: Groupby | None = None,
+    fuse: Fuse | None = None,
     patch_url: Callable[[str], str] | None = None,
     pattern: str | None = None,
     bands_as: str | None = None,
-    crs: str | None = None,
     harmonize: bool = True,
     fail_on_error: bool = True,
     fill_value: float | None = None,
-    **grid: Any,
 ) -> xr.Dataset:
     """Open a cube lazily: no pixel is read until it is used.
 
@@ -67,26 +71,39 @@ def open_cube(
             dimension.
         level: 0 is full resolution, 1 the first overview, and so on.
         mask_and_scale: Whether to turn stored numbers into physical ones and no data into NaN (CF decoding).
-        groupby: "time": one step a date.
+        crs: What is opened is in this CRS: sources in another are warped as they are read. Of `build`, too: the CRS of
+            files that name none.
+        resolution: Size of a pixel in units of the CRS, or (y, x); read from the overview that fits. By it, `crs`,
+            `bbox` and `anchor`, the grid is chosen as by `odc.stac.load`.
+        geobox: The grid as odc-geo's value, instead of all those.
+        like: A dataset or array whose grid it is, instead of all those.
+        geopolygon: Whose bounding box is opened, instead of `bbox`: of shapely, geopandas, odc-geo, or GeoJSON.
+        anchor: Where pixels of a `resolution` begin: "edge" (whole multiples of it), "center", or a fraction of one.
+        resampling: "nearest", "bilinear", "cubic" or "average" for what does not lie on the grid, or one a band:
+            {"scl": "nearest", "*": "cubic"}. Bands of classes or bits need "nearest". As the cube was placed (see
+            `place`) where None, else "nearest".
+        groupby: What one step in time is: "time" (equal times), "solar_day", or "id" (an item). As the cube was placed
+            where None, else "time".
+        fuse: Where several sources of a step give a pixel: the one that is "first" by time and item and has a value
+            there, the "last", the "newest", that of the "least_cloudy" item; or the "mean" or "median" of all. As the
+            cube was placed where None, else "first".
         patch_url: Applied to each href when it is fetched, to sign it; never stored.
         pattern: Of `build`, where `what` is no cube yet, as are all below.
         bands_as: See `build`.
-        crs: See `build`; what is opened is in this CRS, or is refused.
         harmonize: See `build`.
         fail_on_error: See `build`; False also reads a source that is gone or damaged as no data, with a warning in the
             log. `ds.cube.compute()` lists such sources in the attribute `missing_sources`.
         fill_value: See `build`.
-        **grid: odc.stac.load's arguments that ask for another grid; each is refused.
 
     Returns:
         A dataset with dims (time, y, x), or (y, x) where the layers have no time; a variable a band; pixel-centre
         coordinates; the CRS in `spatial_ref`.
 
     Raises:
-        SelectionError: What was asked for is not in the cube, or needs resampling.
+        SelectionError: What was asked for is not in the cube or does not go together; or the sources lie on several
+            grids, and nothing says which pixels are meant.
         BuildError: Files that do not form one cube.
     """
-    _refuse_resampling(grid, groupby)
     require_arguments(bands=bands, level=level, mask_and_scale=mask_and_scale)
     require_arguments(patch_url=patch_url, pattern=pattern, fill_value=fill_value)
     manifest = find_manifest(
@@ -100,16 +117,32 @@ def open_cube(
         fail_on_error=fail_on_error,
         fill_value=fill_value,
     )
-    if crs is not None and not _is_of(manifest, crs):
-        _refuse_resampling({"crs": crs}, groupby)
+    box = _box(bbox, lon, lat)
+    on = plan_placing(
+        manifest,
+        [band.name for band in select_bands(manifest, bands)],
+        crs=crs,
+        resolution=resolution,
+        geobox=geobox,
+        like=like,
+        geopolygon=geopolygon,
+        anchor=anchor,
+        bbox=box,
+        resampling=resampling,
+        groupby=groupby,
+        fuse=fuse,
+    )
     spec = CubeSpec(
         manifest=manifest.url,
         version=manifest.version,
         level=level,
         errors="raise" if fail_on_error else "skip",
+        on=None if on == open_manifest(manifest.url, manifest.version).on else on,
         patch_url=patch_url,
     )
-    selection = select(manifest, spec, bands=bands, bbox=_box(bbox, lon, lat), time=time)
+    # A grid that was made for the box is the box; of the one that the cube is placed on, the box is a window.
+    is_cut = on.grid is not None and (manifest.said is None or on.grid != manifest.said.grid)
+    selection = select(open_spec(spec), spec, bands=bands, bbox=None if is_cut else box, time=time)
     return to_dataset(manifest, selection, chunks=chunks, mask_and_scale=mask_and_scale)
 
 
@@ -179,25 +212,6 @@ def _box(bbox: Box | None, lon: tuple[float, float] | None, lat: tuple[float, fl
     if bbox is not None or lon is None or lat is None:
         raise SelectionError("give lon=(west, east) and lat=(south, north) together, or bbox= alone")
     return lon[0], lat[0], lon[1], lat[1]
-
-
-def _is_of(manifest: Manifest, crs: str) -> bool:
-    asked = crs_from_text(crs)
-    return asked is not None and asked.equals(crs_from_text(manifest.grid.crs), ignore_axis_order=True)
-
-
-def _refuse_resampling(grid: Mapping[str, Any], groupby: str) -> None:
-    unknown = set(grid) - {*_PLANNED, "crs"}
-    if unknown:
-        raise TypeError(f"open_cube() got unexpected arguments: {', '.join(sorted(unknown))}")
-    asked = sorted(name for name, value in grid.items() if value is not None)
-    if asked:
-        raise SelectionError(
-            f"{', '.join(asked)}: a cube opens on its own grid, without resampling; leave it out, choose a window with "
-            "bbox= or an overview with level=, and warp the result with odc.geo's .odc.reproject()"
-        )
-    if groupby != "time":
-        raise SelectionError(f"groupby={groupby!r} is not there yet; a cube has one step a date (groupby='time')")
 
 
 def to_dataset(

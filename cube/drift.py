@@ -74,11 +74,12 @@ _MOST_COPIES = 65536
 
 def is_same_header(manifest: Manifest, source: int, header: Header) -> bool:
     """Return whether a file's header is the one that the manifest knows, and so its pixels are."""
-    return _is_described(manifest, manifest.facts(source), header) and _has_same_tiles(manifest, source, header)
+    return _is_described(manifest, source, header) and _has_same_tiles(manifest, source, header)
 
 
-def _is_described(manifest: Manifest, facts: SourceFacts, header: Header) -> bool:
+def _is_described(manifest: Manifest, source: int, header: Header) -> bool:
     """Whether the numbers of a file mean what the manifest says, and lie where it says."""
+    facts, grid = manifest.facts(source), manifest.grid_of(source)
     names = ["dtype", "byteorder", "samples", "interleave"]
     names += ["photometric", "validity"] if manifest.schema > 1 else []
     if any(getattr(facts, name) != getattr(header, name) for name in names) or header.transform is None:
@@ -86,8 +87,8 @@ def _is_described(manifest: Manifest, facts: SourceFacts, header: Header) -> boo
     if repr(facts.nodata) != repr(header.nodata):  # NaN is NaN
         return False
     a, b, c, d, e, f = tuple(header.transform)[:6]
-    steps = np.array([a, b, d, e]), np.array(manifest.grid.transform)[[0, 1, 3, 4]]
-    (column,), (row,) = manifest.grid.to_pixels(np.array([c]), np.array([f]))
+    steps = np.array([a, b, d, e]), np.array(grid.transform)[[0, 1, 3, 4]]
+    (column,), (row,) = grid.to_pixels(np.array([c]), np.array([f]))
     is_there = max(abs(column - facts.column), abs(row - facts.row)) < _SAME_PLACE_PX
     return is_there and np.allclose(*steps, rtol=1e-6, atol=0)
 

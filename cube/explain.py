@@ -26,8 +26,9 @@ from cube.engine.cost import (
 )
 from cube.errors import SelectionError, TooLargeError
 from cube.grid import Window
-from cube.manifest.open import Manifest, open_manifest
-from cube.plan import plan_read, plan_source_requests
+from cube.layers import plan_sources
+from cube.manifest.open import Manifest, open_spec
+from cube.plan import plan_source_requests
 from cube.selection import Selection
 from cube.settings import get_settings
 
@@ -191,12 +192,12 @@ def explain(
         latency_ms: To the first byte, for the predictions; `CUBE_LATENCY_MS` where None.
         dtypes: What the variables hold in the end, by name; the stored numbers where None.
     """
-    manifest = open_manifest(selection.spec.manifest, selection.spec.version)
+    manifest = open_spec(selection.spec)
     costs: dict[str, SourceCost] = {}
     bands = list(dict.fromkeys(band.name for _, band in selection.bands))
     parts = list(_parts(selection, blocks))
     for times, window in parts:
-        for cost in _costs(manifest, bands, times, window, selection.spec.level):
+        for cost in _costs(manifest, selection.spec.level, bands, times, window):
             known = costs.get(cost.href)
             costs[cost.href] = cost if known is None else _sum(known, cost)
     counted = tuple(costs[href] for href in sorted(costs))
@@ -279,9 +280,9 @@ def _parts(selection: Selection, blocks: Blocks | None) -> Iterator[tuple[tuple[
 
 
 def _costs(
-    manifest: Manifest, bands: Sequence[str], times: Sequence[int], window: Window, level: int
+    manifest: Manifest, level: int, bands: Sequence[str], times: Sequence[int], window: Window
 ) -> Iterator[SourceCost]:
-    for read in plan_read(manifest, bands, times, window, level).sources:
+    for read in plan_sources(manifest, level, bands, times, window):
         requests = plan_source_requests(read)
         present = sum(bool(piece.length) for piece in read.pieces)
         yield SourceCost(

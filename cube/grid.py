@@ -1,4 +1,4 @@
-"""Grids: CRS + affine + shape, windows on them, and the one grid that several sources share."""
+"""Grids: CRS + affine + shape, windows on them, and the grids that sources share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from cube.errors import BuildError
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -57,9 +55,15 @@ class Grid:
 
     def centres(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return x and y of the pixel centres at rows and columns, which broadcast; float64."""
+        return np.broadcast_arrays(*self.corners(rows + 0.5, columns + 0.5))  # type: ignore[return-value]
+
+    def corners(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return x and y of fractional rows and columns, (0, 0) the outer corner of the first pixel; float64.
+
+        Of a grid that is not rotated, x has the shape of the columns and y that of the rows.
+        """
         a, b, c, d, e, f = self.transform
-        down, across = rows + 0.5, columns + 0.5
-        return c + a * across + b * down, f + d * across + e * down
+        return a * columns + (b * rows if b else 0.0) + c, (d * columns if d else 0.0) + e * rows + f
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -68,6 +72,13 @@ class Grid:
         xs = [c + a * column + b * row for column in (0, self.width) for row in (0, self.height)]
         ys = [f + d * column + e * row for column in (0, self.width) for row in (0, self.height)]
         return min(xs), min(ys), max(xs), max(ys)
+
+    def coarser(self, factor: int) -> Grid:
+        """Return the grid from the same corner with pixels that are a whole number of times as long and as high."""
+        a, b, c, d, e, f = self.transform
+        transform = (a * factor, b * factor, c, d * factor, e * factor, f)
+        width, height = -(-self.width // factor), -(-self.height // factor)
+        return Grid(crs=self.crs, transform=transform, width=width, height=height)
 
     def to_pixels(self, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the fractional columns and rows of points in the CRS; (0, 0) is the outer corner of the first."""
@@ -122,38 +133,88 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """Where one source lies, by its own header: what `common_grid` needs of it."""
+    """Where one source lies, by its own header: what `lay_out` needs of it."""
 
     href: str
     crs: str
     transform: Affine6
     shapes: tuple[tuple[int, int], ...]
     """(height, width) of each level, full resolution first."""
+    is_one: bool = True
+    """Whether it is one image, and no grid of several whose coarse pixels reach over its edge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommonGrid:
-    """The grid of several sources on one pixel lattice, and where each of them lies on it."""
+class Levels:
+    """A grid and its overviews."""
 
-    levels: tuple[Grid, ...]
-    """Full resolution first, then each overview that all sources have and that fits together."""
+    grids: tuple[Grid, ...]
+    """Full resolution first, then each overview that all sources on the grid have and that fits together."""
     factors: tuple[tuple[int, int], ...]
     """(rows, columns) of full resolution that a pixel of the level spans where sources lie side by side."""
+
+    @property
+    def full(self) -> Grid:
+        """The grid at full resolution."""
+        return self.grids[0]
+
+    @property
+    def extent(self) -> Extent:
+        """The grid as a source that others lie beside."""
+        full, bounds = self.full, np.array([grid.bounds for grid in self.grids])
+        a, b, *_ = full.transform
+        is_one = bool((abs(bounds - bounds[0]) <= _LATTICE_TOLERANCE_PX * (abs(a) + abs(b))).all())
+        shapes = tuple(grid.shape for grid in self.grids)
+        return Extent(href="", crs=full.crs, transform=full.transform, shapes=shapes, is_one=is_one)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the levels as JSON values."""
+        return {"levels": [each.to_json() for each in self.grids], "factors": [list(each) for each in self.factors]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Levels:
+        """Return the levels that `to_json` wrote."""
+        grids = tuple(Grid.from_json(each) for each in data["levels"])
+        return cls(grids=grids, factors=tuple((int(rows), int(columns)) for rows, columns in data["factors"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The grids of some sources, one a pixel lattice, and where each source lies on its own."""
+
+    grids: tuple[Levels, ...]
+    """In the order in which the sources name them."""
+    grid: np.ndarray
+    """Position in `grids` of each source's, int64 (sources,)."""
     rows: np.ndarray
     """Row of each source's upper edge at full resolution, int64 (sources,)."""
     columns: np.ndarray
     """Column of each source's left edge at full resolution, int64 (sources,)."""
 
 
-def common_grid(extents: Sequence[Extent]) -> CommonGrid:
-    """Return the one grid of all sources.
+def lay_out(extents: Sequence[Extent]) -> Layout:
+    """Return the grids of sources: those of one CRS, pixel size and lattice share one."""
+    grids: list[Levels] = []
+    grid, rows, columns = (np.zeros(len(extents), "int64") for _ in range(3))
+    crss, transforms = np.array([each.crs for each in extents], object), np.array([e.transform for e in extents])
+    shapes = np.array([each.shapes[0] for each in extents])
+    left = np.arange(len(extents))
+    while len(left):
+        first = extents[left[0]]
+        stretch, dx, dy = _apart(first.transform, transforms[left], shapes[left])
+        off = np.maximum(np.abs(dx - np.rint(dx)), np.abs(dy - np.rint(dy)))
+        alike = (crss[left] == first.crs) & (np.maximum(stretch, off) <= _LATTICE_TOLERANCE_PX)
+        members = left[alike]
+        levels, rows[members], columns[members] = _common_grid([extents[i] for i in members.tolist()])
+        grid[members] = len(grids)
+        grids.append(levels)
+        left = left[~alike]
+    return Layout(grids=tuple(grids), grid=grid, rows=rows, columns=columns)
 
-    Raises:
-        BuildError: They differ in CRS, pixel size or lattice; the message names two of them and what differs.
-    """
+
+def _common_grid(extents: Sequence[Extent]) -> tuple[Levels, np.ndarray, np.ndarray]:
+    """Return the grid of sources on one lattice, and their rows and columns on it."""
     first = extents[0]
-    for other in extents[1:]:
-        _require_same_lattice(first, other)
     a, b, c, d, e, f = first.transform
     origins = np.array([(each.transform[2] - c, each.transform[5] - f) for each in extents])
     columns, rows = (np.rint(each).astype("int64") for each in _solve(first.transform, origins[:, 0], origins[:, 1]))
@@ -170,36 +231,38 @@ def common_grid(extents: Sequence[Extent]) -> CommonGrid:
     columns -= left
     levels, factors = [full], [(1, 1)]
     for level in range(1, min(len(each.shapes) for each in extents)):
-        found = _level(full, [each.shapes for each in extents], rows, columns, level)
+        found = _level(full, extents, rows, columns, level)
         if found is None:
             break
         levels.append(found[0])
         factors.append(found[1])
-    return CommonGrid(levels=tuple(levels), factors=tuple(factors), rows=rows, columns=columns)
+    return Levels(grids=tuple(levels), factors=tuple(factors)), rows, columns
 
 
-def _require_same_lattice(first: Extent, other: Extent) -> None:
-    hint = "cubes over several grids are not built yet; build one cube a grid, or choose sources with `bands`"
-    pair = f"{first.href} and {other.href}"
+def difference(first: Grid, other: Grid) -> str | None:
+    """Return in what the pixel lattices of two grids differ, in words; None where they share one."""
     if other.crs != first.crs:
-        raise BuildError(f"{pair} differ in CRS: {_brief(first.crs)} and {_brief(other.crs)}; {hint}")
-    height, width = other.shapes[0]
-    # How far the far corners come to lie apart, were both grids to begin at one point.
-    steps = np.array(other.transform) - np.array(first.transform)
-    across, down = _solve(
-        first.transform,
-        np.array([steps[0] * width, steps[1] * height]),
-        np.array([steps[3] * width, steps[4] * height]),
-    )
-    if max(np.abs(across).max(), np.abs(down).max()) > _LATTICE_TOLERANCE_PX:
-        raise BuildError(f"{pair} differ in pixel size: {_step(first.transform)} and {_step(other.transform)}; {hint}")
-    (dx,), (dy,) = _solve(
-        first.transform,
-        np.array([other.transform[2] - first.transform[2]]),
-        np.array([other.transform[5] - first.transform[5]]),
-    )
+        return f"CRS: {brief_crs(first.crs)} and {brief_crs(other.crs)}"
+    (stretch,), (dx,), (dy,) = _apart(first.transform, np.array([other.transform]), np.array([other.shape]))
+    if stretch > _LATTICE_TOLERANCE_PX:
+        return f"pixel size: {step_text(first.transform)} and {step_text(other.transform)}"
     if max(abs(dx - round(dx)), abs(dy - round(dy))) > _LATTICE_TOLERANCE_PX:
-        raise BuildError(f"{pair} lie on different pixel lattices, {dx:z.3f} columns and {dy:z.3f} rows apart; {hint}")
+        return f"pixel lattice: they lie {dx:z.3f} columns and {dy:z.3f} rows apart"
+    return None
+
+
+def _apart(first: Affine6, others: np.ndarray, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how far other transforms (n, 6) of images (n, 2) are from the first, in its pixels.
+
+    The first array is how far the far corners come to lie apart, were both to begin at one point; then columns and
+    rows from origin to origin.
+    """
+    steps = others - np.array(first)
+    height, width = shapes[:, 0], shapes[:, 1]
+    stretch = np.zeros(len(others))
+    for dx, dy in ((steps[:, 0] * width, steps[:, 3] * width), (steps[:, 1] * height, steps[:, 4] * height)):
+        stretch = np.maximum(stretch, np.abs(_solve(first, dx, dy)).max(axis=0))
+    return stretch, *_solve(first, steps[:, 2], steps[:, 5])
 
 
 def _solve(transform: Affine6, dx: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,25 +274,27 @@ def _solve(transform: Affine6, dx: np.ndarray, dy: np.ndarray) -> tuple[np.ndarr
     return (e * dx - b * dy) / determinant, (a * dy - d * dx) / determinant
 
 
-def _step(transform: Affine6) -> str:
+def step_text(transform: Affine6) -> str:
+    """Return a pixel size in words."""
     a, b, _, d, e, _ = transform
     rotated = f" (rotated: {b:.12g}, {d:.12g})" if b or d else ""
     return f"{a:.12g} x {e:.12g}{rotated}"
 
 
-def _brief(crs: str) -> str:
+def brief_crs(crs: str) -> str:
+    """Return a CRS in a few words."""
     return crs if len(crs) <= 40 else crs.split('"')[1] if '"' in crs else crs[:40]
 
 
 def _level(
-    full: Grid, shapes: Sequence[tuple[tuple[int, int], ...]], rows: np.ndarray, columns: np.ndarray, level: int
+    full: Grid, extents: Sequence[Extent], rows: np.ndarray, columns: np.ndarray, level: int
 ) -> tuple[Grid, tuple[int, int]] | None:
     """Return the grid of one overview level, or None where the sources' overviews do not fit together."""
+    shapes = [each.shapes for each in extents]
     (height, width), (level_height, level_width) = shapes[0][0], shapes[0][level]
     a, b, c, d, e, f = full.transform
-    if (height, width) == full.shape and all(
-        each[0] == shapes[0][0] and each[level] == shapes[0][level] for each in shapes
-    ):
+    is_alike = all(each[0] == shapes[0][0] and each[level] == shapes[0][level] for each in shapes)
+    if (height, width) == full.shape and is_alike and all(each.is_one for each in extents):
         # GDAL's rule for an overview of one image: the extent stays, whatever the ratio.
         x, y = width / level_width, height / level_height
         transform = (a * x, b * y, c, d * x, e * y, f)

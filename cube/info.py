@@ -15,8 +15,10 @@ from cube.archive.build import count_by_band
 from cube.dataset import to_dataset
 from cube.engine.cost import readable_bytes as readable_bytes  # noqa: PLC0414 - others import it from here
 from cube.errors import CubeError, SelectionError, SourceError
+from cube.grid import Levels, brief_crs
 from cube.io.stores import local_path, redact
 from cube.manifest.open import Manifest
+from cube.manifest.tables import integers
 from cube.selection import select
 from cube.settings import get_settings
 from cube.spec import CubeSpec
@@ -26,6 +28,7 @@ from cube.write import stretch, write_png
 _TRUE_COLOUR = ("red", "green", "blue")
 _PREVIEW_EDGE = 768
 _MOST_LEFT_OUT = 10
+_MOST_GRIDS = 10
 _FIRST_BYTES = 3
 _PATIENCE_S = 5
 _FAR_MS = 150
@@ -33,22 +36,24 @@ _FAR_MS = 150
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
-    """Return what a cube is, as JSON values: bands, times, grid, levels, sources and their sizes."""
-    grid, times, sources = manifest.grid, manifest.times, manifest.source_table()
+    """Return what a cube is, as JSON values: bands, times, grids, sources and their sizes.
+
+    Of a cube of one grid, what there is to say of that stands beside the rest, too.
+    """
+    times, sources = manifest.times, manifest.source_table()
     counts = count_by_band(manifest)
-    a, b, _, d, e, _ = grid.transform
-    pixels = grid.width * grid.height * (1 if times is None else len(times))
+    on_grid = Counter(integers(sources["grid"]).tolist())
+    pixels = sum(levels.full.width * levels.full.height for levels in manifest.grids) * manifest.steps
+    grids = [_describe_grid(levels) | {"sources": on_grid[i]} for i, levels in enumerate(manifest.grids)]
     return {
         "name": manifest.name,
         "manifest": manifest.url,
         "version": manifest.version,
         "attributes": manifest.attributes,
-        "crs": grid.crs,
-        "shape": [grid.height, grid.width],
-        "resolution": [math.hypot(a, d), math.hypot(b, e)],
-        "bounds": list(grid.bounds),
+        **(_describe_grid(manifest.grids[0]) if len(grids) == 1 else {}),
+        "grids": grids,
+        "on": None if manifest.said is None else manifest.said.to_json(),
         "times": None if times is None else [str(time) for time in times],
-        "levels": [[level.height, level.width] for level in manifest.levels],
         "bands": [band.to_json() | {"sources": counts[band.name]} for band in manifest.bands],
         "sources": len(manifest),
         "gdal": _gdal_reasons(sources),
@@ -56,6 +61,18 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "built": manifest.built,
         "source_bytes": int(np.sum(sources["size"].to_numpy())),
         "cube_bytes": int(sum(pixels * np.dtype(band.dtype).itemsize for band in manifest.bands)),
+    }
+
+
+def _describe_grid(levels: Levels) -> dict[str, Any]:
+    grid = levels.full
+    a, b, _, d, e, _ = grid.transform
+    return {
+        "crs": grid.crs,
+        "shape": [grid.height, grid.width],
+        "resolution": [math.hypot(a, d), math.hypot(b, e)],
+        "bounds": list(grid.bounds),
+        "levels": [[level.height, level.width] for level in levels.grids],
     }
 
 
@@ -96,19 +113,21 @@ def _gdal_reasons(sources: pa.Table) -> dict[str, int]:
 
 def describe_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of `cube info`: (what, value)."""
-    height, width = facts["shape"]
-    dx, dy = facts["resolution"]
     times = facts["times"]
     stored, arrays = readable_bytes(facts["source_bytes"]), readable_bytes(facts["cube_bytes"])
     lines = [
         ("cube", f"{facts['name']}, version {facts['version']}"),
         ("manifest", facts["manifest"]),
         ("sources", f"{facts['sources']} files, {stored} ({arrays} as arrays)"),
-        ("grid", f"{height} rows x {width} columns of {dx:.10g} x {dy:.10g}, {_brief_crs(facts['crs'])}"),
-        ("bounds", ", ".join(f"{value:.10g}" for value in facts["bounds"])),
         ("time", "none: layers" if times is None else f"{len(times)} dates, {times[0][:10]} to {times[-1][:10]}"),
-        ("levels", ", ".join(f"{level}: {h} x {w}" for level, (h, w) in enumerate(facts["levels"]))),
     ]
+    grids = sorted(facts["grids"], key=lambda grid: -grid["sources"])
+    for grid in grids[:_MOST_GRIDS]:
+        lines += _grid_lines(grid, is_one=len(grids) == 1)
+    if len(grids) > _MOST_GRIDS:
+        lines.append(("grid", f"and {len(grids) - _MOST_GRIDS:,} more (--json has them all)"))
+    if facts["on"] is not None:
+        lines.append(("opens on", _placing_words(facts["on"])))
     if facts.get("first_byte") is not None:
         lines.append(("first byte", _distance_words(facts["first_byte"])))
     lines += [(f"band {band['name']}", band_words(band)) for band in facts["bands"]]
@@ -119,6 +138,32 @@ def describe_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if total > len(shown):
         lines.append(("left out", f"and {total - len(shown):,} more (--json has them all)"))
     return lines
+
+
+def _placing_words(on: Mapping[str, Any]) -> str:
+    """Return on which pixels and dates a cube opens, in words."""
+    grid, words = on["grid"], []
+    if grid is not None:
+        a, b, _, d, e, _ = grid["transform"]
+        size = f"{math.hypot(a, d):.10g} x {math.hypot(b, e):.10g}"
+        words.append(f"{grid['height']} rows x {grid['width']} columns of {size}, {brief_crs(grid['crs'])}")
+    ways = [f"{band} {how}" for band, how in on["resampling"].items()]
+    words += [f"resampled by {', '.join(ways) or 'nearest'}"] if grid is not None else []
+    return ", ".join([*words, f"steps by {on['groupby']}", f"overlaps: {on['fuse']}"])
+
+
+def _grid_lines(grid: Mapping[str, Any], *, is_one: bool) -> list[tuple[str, str]]:
+    """Return the lines of one grid: all there is to say of the only one, else one."""
+    (height, width), (dx, dy) = grid["shape"], grid["resolution"]
+    words = f"{height} rows x {width} columns of {dx:.10g} x {dy:.10g}, {brief_crs(grid['crs'])}"
+    if not is_one:
+        return [("grid", f"{words}, {_sources(grid['sources'])}")]
+    levels = ", ".join(f"{level}: {h} x {w}" for level, (h, w) in enumerate(grid["levels"]))
+    return [
+        ("grid", words),
+        ("bounds", ", ".join(f"{value:.10g}" for value in grid["bounds"])),
+        ("levels", levels),
+    ]
 
 
 def _sources(count: int) -> str:
@@ -135,10 +180,6 @@ def band_words(band: Mapping[str, Any]) -> str:
     if band["classes"]:
         words.append(f"{len(band['classes'])} classes")
     return ", ".join([*words, f"{band['sources']} sources"])
-
-
-def _brief_crs(crs: str) -> str:
-    return crs if '"' not in crs else crs.split('"')[1]
 
 
 def write_preview(manifest: Manifest, path: str | Path, *, time: str | tuple[str, str] | None = None) -> str:

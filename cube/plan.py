@@ -33,7 +33,7 @@ class Target(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """One tile, the part of it that is wanted, and where that lands in the window."""
+    """One tile, the part of it that is wanted, and where that lands in the part that is read of the image."""
 
     offset: int
     length: int
@@ -57,13 +57,17 @@ class SourceRead:
     facts: SourceFacts
     source: int
     """Position in the manifest."""
+    level: int
+    """Of the image that is read."""
     box: Window
-    """The part of the output that the source covers."""
+    """The part of the output that the source covers; pieces count from its corner."""
     window: Window
     """The same part, in pixels of the source's image."""
     targets: tuple[Target, ...]
     pieces: list[Piece]
     """With the tiles that say which pixels are valid, if any do; none where GDAL reads the source."""
+    apart: frozenset[tuple[str, int]] = frozenset()
+    """(band, time position) of targets whose pixels other sources give, too: they are fused when all are there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,40 +75,74 @@ class ReadPlan:
     """What a read fetches and fills."""
 
     sources: list[SourceRead]
-    covered: Mapping[tuple[str, int], int]
-    """Pixels of the window that sources give, by (band, time position); what is missing is a hole."""
+    covered: frozenset[tuple[str, int]]
+    """(band, time position) of which sources side by side give every pixel; elsewhere there are holes."""
 
 
-def plan_read(manifest: Manifest, bands: Sequence[str], times: Sequence[int], window: Window, level: int) -> ReadPlan:
-    """Return the plan of a read.
+def plan_read(
+    manifest: Manifest,
+    bands: Sequence[str],
+    times: Sequence[int],
+    window: Window,
+    level: int,
+    grid: int | None = None,
+) -> ReadPlan:
+    """Return the plan of a read of the sources on one grid.
 
     Args:
         manifest: The cube.
         bands: Names of bands.
         times: Positions on the cube's time axis, in the order of the output; (0,) in a cube without time.
-        window: On the grid of `level`.
+        window: On the grid of `level`; may reach beyond it, where there are holes.
         level: 0 is full resolution.
+        grid: Position among the manifest's grids; the one that the cube is on where None.
     """
     wanted: dict[int, list[tuple[str, Contribution]]] = {}
     for band in bands:
-        for found in manifest.select(band, times, window, level):
+        for found in manifest.select(band, times, window, level, grid):
             wanted.setdefault(found.source, []).append((band, found))
     manifest.load(list(wanted), level)
     at: dict[int, list[int]] = {}
     for position, time in enumerate(times):
         at.setdefault(int(time), []).append(position)
-    covered: dict[tuple[str, int], int] = {}
-    sources = []
-    for source, members in wanted.items():
-        read = _plan_source(manifest, source, members, at, window, level)
-        if read is None:
-            continue
-        sources.append(read)
-        height, width = read.box.shape
+    planned = (_plan_source(manifest, source, members, at, window, level) for source, members in wanted.items())
+    sources = [read for read in planned if read is not None]
+    places: dict[tuple[str, int], list[int]] = {}
+    for i, read in enumerate(sources):
         for target in read.targets:
-            key = (target.band, target.time)
-            covered[key] = covered.get(key, 0) + height * width
-    return ReadPlan(sources=sources, covered=covered)
+            places.setdefault((target.band, target.time), []).append(i)
+    apart: dict[int, set[tuple[str, int]]] = {}
+    covered = set()
+    for key, members in places.items():
+        boxes = [sources[i].box for i in members]
+        overlapping = _find_overlapping(boxes)
+        for i in overlapping:
+            apart.setdefault(members[i], set()).add(key)
+        if not overlapping and sum(map(_area, boxes)) == _area(window):
+            covered.add(key)
+    for i, keys in apart.items():
+        sources[i] = replace(sources[i], apart=frozenset(keys))
+    return ReadPlan(sources=sources, covered=frozenset(covered))
+
+
+def _area(window: Window) -> int:
+    height, width = window.shape
+    return height * width
+
+
+def _find_overlapping(boxes: Sequence[Window]) -> list[int]:
+    """Return the positions of boxes that share pixels with others."""
+    if len(boxes) < 2:
+        return []
+    top, bottom, left, right = np.array([(each.top, each.bottom, each.left, each.right) for each in boxes]).T
+    order = np.argsort(top, kind="stable")
+    found: set[int] = set()
+    ends = np.searchsorted(top[order], bottom[order], side="left")
+    for place, i in enumerate(order.tolist()):
+        rivals = order[place + 1 : ends[place]]  # those that begin in its rows
+        clash = rivals[(left[rivals] < right[i]) & (right[rivals] > left[i])].tolist()
+        found.update([i, *clash] if clash else [])
+    return sorted(found)
 
 
 def _plan_source(
@@ -135,10 +173,10 @@ def _plan_source(
     if facts.path == "fast":
         # Alpha is a sample of the image: it comes with the tiles of the others where they are interleaved.
         alpha = (Target(VALIDITY, 0, facts.samples - 1),) if facts.validity == "alpha" else ()
-        pieces = plan_image(facts, image, part, (*targets, *alpha), (down, across))
+        pieces = plan_image(facts, image, part, (*targets, *alpha))
         if facts.validity == "mask":
-            pieces += _mask_pieces(facts, manifest.mask(source, level), part, (down, across))
-    return SourceRead(facts=facts, source=source, box=box, window=part, targets=targets, pieces=pieces)
+            pieces += _mask_pieces(facts, manifest.mask(source, level), part)
+    return SourceRead(facts=facts, source=source, level=level, box=box, window=part, targets=targets, pieces=pieces)
 
 
 def plan_image(
@@ -146,13 +184,12 @@ def plan_image(
     image: SourceLevel | Level,
     part: Window,
     targets: Sequence[Target],
-    origin: tuple[int, int] = (0, 0),
 ) -> list[Piece]:
-    """Return the tiles that a part of one image needs; `origin` is where the image's corner lies in the output."""
+    """Return the tiles that a part of one image needs."""
     layout = _layout(facts, image)
     pieces: list[Piece] = []
     for plane, here in _by_plane(facts, targets).items():
-        pieces += _pieces(image, plane, part, layout, origin, here)
+        pieces += _pieces(image, plane, part, layout, here)
     return pieces
 
 
@@ -175,7 +212,7 @@ def _layout(facts: SourceFacts | Header, image: SourceLevel | Level) -> TileLayo
     )
 
 
-def _mask_pieces(facts: SourceFacts, image: SourceLevel, part: Window, origin: tuple[int, int]) -> list[Piece]:
+def _mask_pieces(facts: SourceFacts, image: SourceLevel, part: Window) -> list[Piece]:
     layout = TileLayout(
         dtype=np.dtype("u1"),
         byteorder=facts.byteorder,
@@ -187,7 +224,7 @@ def _mask_pieces(facts: SourceFacts, image: SourceLevel, part: Window, origin: t
         tables=image.tables,
         bits=image.bits,
     )
-    return _pieces(image, 0, part, layout, origin, (Target(VALIDITY, 0, 0),))
+    return _pieces(image, 0, part, layout, (Target(VALIDITY, 0, 0),))
 
 
 def _by_plane(facts: SourceFacts | Header, targets: Sequence[Target]) -> dict[int, tuple[Target, ...]]:
@@ -205,17 +242,15 @@ def _pieces(
     plane: int,
     part: Window,
     layout: TileLayout,
-    origin: tuple[int, int],
     targets: tuple[Target, ...],
 ) -> list[Piece]:
-    """Return the tiles that touch a part of an image; `origin` is where the image's corner lies in the output.
+    """Return the tiles that touch a part of an image.
 
     Tiles at the lower and right edge are padded, which this crops; the last strip is short instead.
     """
     height, width = image.tile_height, image.tile_width
     last = -(-image.height // height) - 1
     short = replace(layout, height=image.height - last * height) if image.strips else layout
-    down, across = origin
     pieces = []
     for j in range(part.top // height, -(-part.bottom // height)):
         y0, y1 = max(part.top, j * height), min(part.bottom, (j + 1) * height)
@@ -228,8 +263,8 @@ def _pieces(
                     tile=(i, j),
                     tile_y=y0 - j * height,
                     tile_x=x0 - i * width,
-                    y=y0 + down,
-                    x=x0 + across,
+                    y=y0 - part.top,
+                    x=x0 - part.left,
                     height=y1 - y0,
                     width=x1 - x0,
                     layout=short if j == last else layout,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cube.conventions import SPATIAL_REF
-from cube.errors import MissingExtraError, ReferencesError
+from cube.errors import MissingExtraError, ReferencesError, SelectionError
 from cube.grid import Grid, Window
 from cube.io.stores import local_path
 from cube.manifest.contributions import Contribution
@@ -87,6 +87,10 @@ def plan_references(manifest: Manifest, *, level: int = 0, dense: bool = False) 
     Raises:
         ReferencesError: Static references cannot describe the cube; names a band, a file and the reason.
     """
+    try:
+        manifest.require_lattice()
+    except SelectionError as error:
+        raise ReferencesError(f"static references cannot describe this cube: {error}") from None
     bands = [_plan_band(manifest, band, level) for band in manifest.bands]
     coordinates = coordinate_arrays(manifest, level)
     arrays = [array for array, _ in coordinates] + [band.array for band in bands]
@@ -131,6 +135,8 @@ def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
         offsets, lengths = image.offsets[plane].tolist(), image.lengths[plane].tolist()
         for j, i in itertools.product(range(len(offsets)), range(len(offsets[0]))):
             key = _key(array, (*start, row + j, column + i))
+            if key in present or key in sparse:
+                raise _refusal(band, facts.href, "shares pixels with another source, and a reference is to one of them")
             if lengths[j][i]:
                 present[key] = (url, offsets[j][i], lengths[j][i])
             else:

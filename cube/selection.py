@@ -48,6 +48,27 @@ class Selection:
         return self.window.shape if self.stamps is None else (len(self.times), *self.window.shape)
 
 
+def select_bands(manifest: Manifest, bands: Sequence[str] | str | None) -> list[Band]:
+    """Return the bands of some names or aliases; all where None.
+
+    Raises:
+        SelectionError: A band that the cube does not have, or no list of names.
+    """
+    return [band for _, band in _named(manifest, bands)]
+
+
+def _named(manifest: Manifest, bands: Sequence[str] | str | None) -> list[tuple[str, Band]]:
+    names = [bands] if isinstance(bands, str) else list(bands) if bands is not None else None
+    if names is not None and (not names or not all(isinstance(name, str) for name in names)):
+        raise SelectionError(f"bands={bands!r}: give one name or a list of names")
+    chosen = (
+        [(name, manifest.band(name)) for name in names] if names else [(band.name, band) for band in manifest.bands]
+    )
+    if len({name for name, _ in chosen}) < len(chosen):
+        raise SelectionError(f"bands={bands!r}: a name is there twice")
+    return chosen
+
+
 def select(
     manifest: Manifest,
     spec: CubeSpec,
@@ -68,14 +89,7 @@ def select(
     Raises:
         SelectionError: A band, level, date or place that the cube does not have.
     """
-    names = [bands] if isinstance(bands, str) else list(bands) if bands is not None else None
-    if names is not None and (not names or not all(isinstance(name, str) for name in names)):
-        raise SelectionError(f"bands={bands!r}: give one name or a list of names")
-    chosen = (
-        [(name, manifest.band(name)) for name in names] if names else [(band.name, band) for band in manifest.bands]
-    )
-    if len({name for name, _ in chosen}) < len(chosen):
-        raise SelectionError(f"bands={bands!r}: a name is there twice")
+    chosen = _named(manifest, bands)
     grid = manifest.grid_at(spec.level)
     window = Window(top=0, bottom=grid.height, left=0, right=grid.width) if bbox is None else _window(grid, bbox)
     positions = _times(manifest, time)
@@ -97,14 +111,24 @@ def crop(grid: Grid, window: Window) -> Grid:
     return Grid(crs=grid.crs, transform=(a, b, x0, d, e, y0), width=width, height=height)
 
 
-def _window(grid: Grid, bbox: Box) -> Window:
-    from pyproj import Transformer
-    from pyproj.exceptions import ProjError
+def parse_box(bbox: Any) -> Box:
+    """Return the four numbers of a box.
 
+    Raises:
+        SelectionError: They are no four numbers.
+    """
     try:
         west, south, east, north = (float(value) for value in bbox)
     except (TypeError, ValueError):
         raise SelectionError(f"bbox={bbox!r}: give four numbers, west, south, east, north") from None
+    return west, south, east, north
+
+
+def _window(grid: Grid, bbox: Box) -> Window:
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    west, south, east, north = parse_box(bbox)
     if not (west < east and south < north and all(map(math.isfinite, (west, south, east, north)))):
         raise SelectionError(f"bbox={bbox!r}: west must lie below east and south below north")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cube.archive.assembly import Options
 from cube.archive.build import digest
+from cube.grid import brief_crs
 from cube.info import band_words, describe
 from cube.manifest.open import Manifest
 from cube.manifest.stored import read_stored
@@ -72,11 +73,10 @@ def _reasons(manifest: Manifest) -> Iterator[str]:
 
 
 def _grid(facts: Mapping[str, Any]) -> Iterator[str]:
-    height, width = facts["shape"]
-    dx, dy = facts["resolution"]
-    corner = f"{facts['bounds'][0]:.10g}, {facts['bounds'][3]:.10g}"
-    crs = facts["crs"] if '"' not in facts["crs"] else facts["crs"].split('"')[1]
-    yield f"# {height} rows x {width} columns of {dx:.10g} x {dy:.10g}, upper left corner {corner}, {crs}"
+    for grid in facts["grids"]:
+        (height, width), (dx, dy), crs = grid["shape"], grid["resolution"], brief_crs(grid["crs"])
+        corner = f"{grid['bounds'][0]:.10g}, {grid['bounds'][3]:.10g}"
+        yield f"# {height} rows x {width} columns of {dx:.10g} x {dy:.10g}, upper left corner {corner}, {crs}"
 
 
 def _bands(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from cube.archive.sensors import Decision, Judgement, decide, is_dark_band, judg
 from cube.archive.survey import survey
 from cube.conventions import COORDINATES
 from cube.errors import BuildError, SourceError
-from cube.grid import CommonGrid, common_grid
+from cube.grid import Levels, lay_out
 from cube.manifest.snapshot import Member
 from cube.source import Source, SourceBand
 from cube.spec import Band
@@ -62,7 +62,7 @@ class Assembly:
 
     members: list[Member]
     bands: list[Band]
-    grid: CommonGrid
+    grids: tuple[Levels, ...]
     attributes: dict[str, Any]
     """What was counted and decided, in words."""
     left_out: list[tuple[str, str]]
@@ -101,24 +101,26 @@ def assemble(
     samples = [taken for taken in samples if taken]
     if options.harmonize:
         samples = harmonize(samples, patch_url)
-    grid = common_grid([each.extent for each in surveyed])
-    members = list(map(to_member, samples, grid.rows.tolist(), grid.columns.tolist()))
-    coverage = Coverage([placed(each) for each in members], grid.levels[0])
+    layout = lay_out([each.extent for each in surveyed])
+    places = zip(layout.grid.tolist(), layout.rows.tolist(), layout.columns.tolist(), strict=True)
+    members = [to_member(taken, *place) for taken, place in zip(samples, places, strict=True)]
+    coverage = Coverage([placed(each) for each in members], layout.grids)
     bands = _choose_bands(samples, coverage, options.fill_value)
     words = count_words(kept, superseded, unreadable=len(errors), dates=len(coverage.times))
     attributes = {"archive": words} | rule_words(each.decision for each in members)
     left_out = [(each.item, str(each)) for each in superseded] + [(each.href, each.reason) for each in errors]
     return Assembly(
-        members=members, bands=bands, grid=grid, attributes=attributes, left_out=left_out, inferred=inferred
+        members=members, bands=bands, grids=layout.grids, attributes=attributes, left_out=left_out, inferred=inferred
     )
 
 
-def to_member(taken: Sequence[Sample], row: int, column: int) -> Member:
-    """Return what a manifest keeps of a source of which the cube takes some samples, and its place on the grid."""
+def to_member(taken: Sequence[Sample], grid: int, row: int, column: int) -> Member:
+    """Return what a manifest keeps of a source of which the cube takes some samples, and its place on its grid."""
     texts = dict.fromkeys(each.decision.text for each in taken if each.decision is not None)
     return Member(
         scanned=taken[0].scanned,
         bands=tuple(map(_source_band, taken)),
+        grid=grid,
         row=row,
         column=column,
         decision="; ".join(texts) or None,
@@ -142,6 +144,8 @@ def placed(member: Member) -> Placed:
     source, level = member.scanned.source, member.scanned.header.levels[0]
     return Placed(
         href=source.href,
+        is_plain=not source.asset,
+        grid=member.grid,
         row=member.row,
         column=member.column,
         height=level.height,

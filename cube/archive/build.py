@@ -96,7 +96,7 @@ def build(
         name=name,
         members=found.members,
         bands=found.bands,
-        grid=found.grid,
+        grids=found.grids,
         attributes=found.attributes | dict(attributes or {}),
         built=_spelled(what)
         | options.to_json()

@@ -17,7 +17,7 @@ from cube.archive.labels import PlainFile, footprint, label_samples
 from cube.archive.naming import Pattern, band_words
 from cube.archive.survey import Surveyed
 from cube.errors import BuildError, ManifestError
-from cube.grid import CommonGrid, Extent, common_grid
+from cube.grid import Extent, Layout, lay_out
 from cube.io.stores import href_path
 from cube.manifest.open import Manifest, open_manifest
 from cube.manifest.snapshot import Member, update_manifest
@@ -57,7 +57,7 @@ class Change:
             The hrefs of those that give bands of the cube.
 
         Raises:
-            BuildError: One does not fit the cube's bands, their encoding, its lattice, or what is there.
+            BuildError: One does not fit the cube's bands, their encoding, or what is there.
         """
         extents = {each.scanned.source.href: each.extent for each in surveyed}
         samples = [found for found in self._label(surveyed) if found]
@@ -68,10 +68,11 @@ class Change:
             for sample in of_source:
                 require_fit(sample, bands[sample.info.name], self._options.fill_value)
         hrefs = [of_source[0].scanned.source.href for of_source in samples]
-        grid = common_grid([self._extent(), *(extents[href] for href in hrefs)])
-        places = zip(samples, grid.rows.tolist()[1:], grid.columns.tolist()[1:], strict=True)
-        self._members = [self._member(*each) for each in places]
-        self._place(grid)
+        layout = self._lay_out([extents[href] for href in hrefs])
+        own = len(self._manifest.grids)
+        places = zip(*(each.tolist()[own:] for each in (layout.grid, layout.rows, layout.columns)), strict=True)
+        self._members = [self._member(taken, *place) for taken, place in zip(samples, places, strict=True)]
+        self._place(layout)
         return set(hrefs)
 
     def write(self, left_out: Sequence[tuple[str, str]]) -> Manifest:
@@ -93,27 +94,28 @@ class Change:
             add=self._members,
             remove=self._removed,
             bands=manifest.bands,
-            grid=self._grid,
+            grids=self._layout.grids,
             attributes=attributes | {"archive": words} | rule_words(decisions),
             left_out=left_out,
         )
         return open_manifest(manifest.url, version)
 
-    def _extent(self) -> Extent:
-        """Return the cube itself as a source that others lie beside."""
-        grid = self._manifest.grid
-        shapes = tuple(level.shape for level in self._manifest.levels)
-        return Extent(href=self._manifest.url, crs=grid.crs, transform=grid.transform, shapes=shapes)
+    def _lay_out(self, extents: Sequence[Extent] = ()) -> Layout:
+        """Return where sources lie beside the cube's grids, which come first, and so keep their positions."""
+        known = self._manifest.grids
+        layout = lay_out([*(levels.extent for levels in known), *extents])
+        joined = set(layout.grid[len(known) :].tolist())
+        kept = [new if i in joined else old for i, (old, new) in enumerate(zip(known, layout.grids, strict=False))]
+        return replace(layout, grids=(*kept, *layout.grids[len(known) :]))
 
-    def _place(self, grid: CommonGrid | None = None) -> None:
-        self._grid = common_grid([self._extent()]) if grid is None else grid
-        row, column = int(self._grid.rows[0]), int(self._grid.columns[0])
-        there = [_placed(each, row, column) for each in self._kept]
-        self._coverage = Coverage(there + [placed(each) for each in self._members], self._grid.levels[0])
+    def _place(self, layout: Layout | None = None) -> None:
+        self._layout = self._lay_out() if layout is None else layout
+        there = [_placed(each, self._layout) for each in self._kept]
+        self._coverage = Coverage(there + [placed(each) for each in self._members], self._layout.grids)
 
     def _require_cover(self) -> None:
         """Refuse sources that overlap, and holes where the band has no number for them and had none before."""
-        before = Coverage([_placed(each, 0, 0) for each in self._all], self._manifest.grid)
+        before = Coverage([_placed(each) for each in self._all], self._manifest.grids)
         for band in self._manifest.bands:
             holes = self._coverage.holes(band.name)
             if not holes or band.nodata is not None or np.dtype(band.dtype).kind in "fc" or before.holes(band.name):
@@ -195,9 +197,9 @@ class Change:
                     f"{', '.join(band.name for band in bands)}: name it as the others are, leave it out, or {AGAIN}"
                 )
 
-    def _member(self, samples: Sequence[Sample], row: int, column: int) -> Member:
+    def _member(self, samples: Sequence[Sample], grid: int, row: int, column: int) -> Member:
         """Return what the manifest keeps; a rule that finds what it decided before says nothing anew."""
-        member = to_member(samples, row, column)
+        member = to_member(samples, grid, row, column)
         before = self._stored.get(member.scanned.source.href)
         if before is None or member.decision is not None:
             return member
@@ -262,12 +264,14 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:g}"
 
 
-def _placed(stored: StoredSource, row: int, column: int) -> Placed:
-    """Return where a source lies on a grid on which the cube's own begins at a row and column."""
+def _placed(stored: StoredSource, layout: Layout | None = None) -> Placed:
+    """Return where a source lies on grids of which the cube's are the first sources."""
     return Placed(
         href=stored.source.href,
-        row=stored.row + row,
-        column=stored.column + column,
+        is_plain=not stored.source.asset,
+        grid=stored.grid,
+        row=stored.row + (0 if layout is None else int(layout.rows[stored.grid])),
+        column=stored.column + (0 if layout is None else int(layout.columns[stored.grid])),
         height=stored.height,
         width=stored.width,
         gives=tuple((band.name, band.time) for band in stored.bands),

@@ -22,7 +22,7 @@ from cube.archive.survey import survey
 from cube.archive.transfer import Journal, transfer_all
 from cube.engine.cost import readable_bytes
 from cube.errors import CubeError
-from cube.grid import CommonGrid
+from cube.grid import Levels
 from cube.io import loop
 from cube.io.lock import locked
 from cube.io.stores import absolute, redact
@@ -127,8 +127,7 @@ def _write(plan: CopyPlan, root: Path) -> str:
         **rule_words(each.decision for each in members),
         "copy": _words(plan),
     }
-    rows, columns = (np.array([getattr(each, name) for each in members], "int64") for name in ("row", "column"))
-    grid = CommonGrid(levels=plan.cropped.grids, factors=plan.cropped.factors, rows=rows, columns=columns)
+    levels = Levels(grids=plan.cropped.grids, factors=plan.cropped.factors)
     names = {band.name for _, band in selection.bands}
     built = {key: value for key, value in manifest.built.items() if key not in ("what", "sources", "copy")}
     return write_manifest(
@@ -136,7 +135,7 @@ def _write(plan: CopyPlan, root: Path) -> str:
         name=plan.folder.name.removesuffix(".cube"),
         members=members,
         bands=[band for band in manifest.bands if band.name in names],
-        grid=grid,
+        grids=(levels,),
         attributes=attributes,
         built=built | {"copy": {"asked": dict(plan.asked), "version": manifest.version}},
     )

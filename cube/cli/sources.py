@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from cube.cli.options import BandNames, Catalog, Cube, Json, Sources, parse_names, print_facts, progress
+from cube.cli.options import (
+    BandNames,
+    Bbox,
+    Catalog,
+    Cube,
+    Json,
+    Sources,
+    parse_bbox,
+    parse_names,
+    print_facts,
+    progress,
+)
 
 
 def build(
@@ -92,6 +103,43 @@ def refresh(
     with progress("looking at sources") as report:
         done = refresh_sources(open_named(name), every=every, drop_vanished=drop_vanished, progress=report)
     _print(done, as_json=as_json)
+
+
+def place(
+    name: Cube,
+    crs: Annotated[str | None, typer.Option("--crs", help="As EPSG:32633.")] = None,
+    resolution: Annotated[
+        float | None, typer.Option("--resolution", help="Size of a pixel in units of the CRS.")
+    ] = None,
+    bbox: Bbox = None,
+    anchor: Annotated[str | None, typer.Option("--anchor", help="Where pixels begin: edge or center.")] = None,
+    resampling: Annotated[
+        str | None, typer.Option("--resampling", help="nearest, bilinear, cubic, average, or BAND=HOW,*=HOW.")
+    ] = None,
+    groupby: Annotated[
+        str | None, typer.Option("--groupby", help="What one step in time is: time, solar_day or id.")
+    ] = None,
+    fuse: Annotated[
+        str | None, typer.Option("--fuse", help="first, last, newest, least_cloudy, mean or median.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say once on which pixels and dates a cube opens whose sources lie on several grids, or overlap."""
+    from cube.dataset import open_named
+    from cube.info import describe
+    from cube.placing import place as place_cube
+
+    given: dict[str, Any] = {"resampling": _ways(resampling), "groupby": groupby, "fuse": fuse}
+    grid: dict[str, Any] = {"crs": crs, "resolution": resolution, "bbox": parse_bbox(bbox), "anchor": anchor}
+    print_facts(describe(place_cube(open_named(name), **grid, **given)), as_json=as_json)
+
+
+def _ways(text: str | None) -> str | dict[str, str] | None:
+    """Return a way of resampling, or ways by band of "scl=nearest,*=cubic"."""
+    if text is None or "=" not in text:
+        return text
+    pairs = (part.partition("=") for part in text.split(","))
+    return {band.strip(): how.strip() for band, _, how in pairs}
 
 
 def check(

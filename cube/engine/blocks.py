@@ -10,6 +10,7 @@ import numpy as np
 
 from cube.engine.workers import find_workers
 from cube.errors import SelectionError
+from cube.layers import spread
 from cube.manifest.open import Manifest
 from cube.selection import Selection
 from cube.settings import MIB, get_settings
@@ -57,7 +58,10 @@ def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, A
     steps = {dim: _step(dim, chunks.get(dim, "auto"), lengths[dim]) for dim in selection.dims}
     bands = [band for _, band in selection.bands]
     workers = find_workers()
-    room = int(workers.thread_bytes * _SHARE) // sum(_working_bytes(band) for band in bands)
+    working = sum(_working_bytes(band) for band in bands)
+    # Beside it the pixels of the sources, where they are finer and have no overview that fits.
+    beside = (spread(manifest) - 1) * sum(np.dtype(band.dtype).itemsize for band in bands)
+    room = int(workers.thread_bytes * _SHARE / (working + beside))
     dates, tile = _fit(steps, lengths.get("time", 1), tile_shape(manifest, selection.spec.level), room)
     # A block a core at least: one large block would leave the other cores without work.
     share = lengths["y"] * lengths["x"] // workers.threads
@@ -124,7 +128,7 @@ def _fit(steps: Mapping[str, int | None], count: int, tile: tuple[int, int], roo
 
 def tile_shape(manifest: Manifest, level: int) -> tuple[int, int]:
     """Return (rows, columns) of the first source's tiles: what the blocks and served chunks are multiples of."""
-    image = manifest.image(0, level)
+    image = manifest.image(0, level if manifest.on.grid is None else 0)
     return image.tile_height, image.tile_width
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from cube.spec import Band
 
 _FILES_AT_ONCE = 8
 _NO_TIME = np.iinfo("int64").min
+_SECONDS_A_DEGREE = 240
+"""Of longitude, by which the sun is later."""
+_MICROSECONDS_A_DAY = 86_400_000_000
 
 
 class Contribution(NamedTuple):
@@ -35,7 +39,7 @@ class Contribution(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where each source lies, on the cube's full-resolution grid and in the files; int64 arrays (sources,)."""
+    """Where each source lies, on its full-resolution grid and in the files; int64 arrays (sources,)."""
 
     part: np.ndarray
     part_row: np.ndarray
@@ -45,6 +49,8 @@ class Places:
     levels: np.ndarray
     masks: np.ndarray
     """1 where the levels' masks follow the levels."""
+    grid: np.ndarray
+    """Position among the cube's grids."""
     row: np.ndarray
     column: np.ndarray
     height: np.ndarray
@@ -110,6 +116,53 @@ class Contributions:
         self._time, self._nodata = times[order], nodata[order]
         self._bounds = np.searchsorted(joined["band"][order], np.arange(bands + 1))
 
+    def by_day(self, longitude: float) -> Contributions:
+        """Return the same contributions with one step a day by the sun, called by its first time.
+
+        Args:
+            longitude: Degrees east of where days are counted.
+        """
+        if self.times is None:
+            return self
+        stamps = self.times.view("int64")[self._time]
+        shift = int(longitude * _SECONDS_A_DEGREE) * 1_000_000
+        days, axis = np.unique((stamps + shift) // _MICROSECONDS_A_DAY, return_inverse=True)
+        labels = np.full(len(days), np.iinfo("int64").max)
+        np.minimum.at(labels, axis, stamps)
+        return self._regrouped(axis, labels)
+
+    def by_item(self, items: Sequence[str]) -> Contributions:
+        """Return the same contributions with one step an item and time, in the order of times and then of items.
+
+        Args:
+            items: Of each source.
+        """
+        if self.times is None:
+            return self
+        stamps = self.times.view("int64")[self._time]
+        _, codes = np.unique(np.array(items, object).astype(str), return_inverse=True)
+        steps, axis = np.unique(np.stack([stamps, codes[self._owner]], axis=1), axis=0, return_inverse=True)
+        return self._regrouped(axis, np.ascontiguousarray(steps[:, 0]))
+
+    def _regrouped(self, axis: np.ndarray, stamps: np.ndarray) -> Contributions:
+        """Return the same contributions at other steps: `axis` is the position of each entry's in `stamps`."""
+        found = copy.copy(self)
+        found.times = stamps.view("datetime64[us]")
+        bands = np.repeat(np.arange(len(self._bounds) - 1), np.diff(self._bounds))
+        order = np.lexsort((self._owner, axis, bands))
+        found._time = axis[order].astype("int64")  # noqa: SLF001 - its own
+        for name in ("_owner", "_sample", "_scale", "_offset", "_nodata"):
+            setattr(found, name, getattr(self, name)[order])
+        return found
+
+    def first_times(self, sources: int) -> np.ndarray:
+        """Return the first time that each source gives something at, int64 microseconds; 0 in a cube without time."""
+        found = np.zeros(sources, "int64")
+        if self.times is not None:
+            found[:] = np.iinfo("int64").max
+            np.minimum.at(found, self._owner, self.times.view("int64")[self._time])
+        return found
+
     def find(self, band: int, times: Sequence[int]) -> np.ndarray:
         """Return the entries of a band (by position) at some of the times."""
         begin, end = self._bounds[band], self._bounds[band + 1]
@@ -145,10 +198,13 @@ def _places(number: int, part: Part, table: pa.Table) -> Places:
     kept = part.kept
     names = ("row", "column", "height", "width", "levels", "tiles_row")
     found = {name: integers(table[name])[kept].astype("int64") for name in names}
-    found["row"] += part.row_offset
-    found["column"] += part.column_offset
-    masks = integers(table["masks"])[kept].astype("int64") if "masks" in table.column_names else np.zeros_like(kept)
-    return Places(part=np.full_like(kept, number), part_row=kept, masks=masks, **found)
+    for name in ("grid", "masks"):  # which older schemas do not have
+        has = name in table.column_names
+        found[name] = integers(table[name])[kept].astype("int64") if has else np.zeros_like(kept)
+    down, across = part.shifts(found["grid"])
+    found["row"] += down
+    found["column"] += across
+    return Places(part=np.full_like(kept, number), part_row=kept, **found)
 
 
 def _entries(part: Part, table: pa.Table, bands: Sequence[Band], start: int) -> _Entries:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from cube.errors import ManifestError, ReadError, SelectionError, SourceError, SourceNotFoundError
-from cube.grid import Grid, Window
+from cube.grid import Grid, Levels, Window, brief_crs, step_text
 from cube.io import loop
 from cube.io.ranges import read_all
 from cube.io.stores import absolute, is_url, join, local_path
@@ -23,13 +25,14 @@ from cube.manifest.facts import FactGroup, ImageGroup, SourceFacts, SourceLevel
 from cube.manifest.schema import FACT_COLUMNS, IMAGE_COLUMNS, upgrade_sources, upgrade_tiles
 from cube.manifest.tables import LazyRows, Part, PartFile, integers
 from cube.settings import get_settings
-from cube.spec import Band
+from cube.spec import Band, CubeSpec, Fuse, Placing
 
 __all__ = ["Contribution", "Manifest", "SourceFacts", "SourceLevel", "open_manifest", "parent", "snapshot_name"]
 
 FORMAT = "cogcube-manifest"
-SCHEMA = 2
-READABLE_SCHEMAS = (1, 2)
+SCHEMA = 3
+READABLE_SCHEMAS = (1, 2, 3)
+_MOST_NAMED = 8
 POINTER = "manifest.json"
 
 
@@ -49,19 +52,32 @@ class Manifest:
         self.left_out: tuple[tuple[str, str], ...] = tuple((what, why) for what, why in cube.get("left_out", ()))
         """(item or href, why) of what `build` was given and is not part of the cube."""
         self.bands = tuple(Band.from_json(band) for band in cube["bands"])
-        self.levels = tuple(Grid.from_json(level) for level in cube["levels"])
+        # Before schema 3, a cube had one grid, whose levels stood where its grids stand now.
+        self.grids = tuple(map(Levels.from_json, cube.get("grids", [cube])))
+        """The grids of its sources, one a pixel lattice."""
         self.parts = tuple(Part.from_json(part) for part in snapshot["parts"])
         """The Parquet files that hold the rows."""
-        self._factors: list[list[int]] = cube["factors"]
         self._sources = [PartFile(join(url, part.sources), part.sources_bytes) for part in self.parts]
         self._tiles = [PartFile(join(url, part.tiles), part.tiles_bytes) for part in self.parts]
         self._facts = [LazyRows[dict[str, Any]](file, FACT_COLUMNS, FactGroup) for file in self._sources]
         self._images = [LazyRows[SourceLevel](file, IMAGE_COLUMNS, ImageGroup) for file in self._tiles]
         self._contributions = Contributions(self.parts, self._sources, self.bands)
+        self._ungrouped = self._contributions
         self._places = self._contributions.places
+        used = np.unique(self._places.grid).tolist()  # a grid may be there that all sources have left
+        if not all(0 <= grid < len(self.grids) for grid in used):
+            raise ValueError("its sources lie on grids that it does not describe")
         self._positions = {band.name: i for i, band in enumerate(self.bands)}
         self.times: np.ndarray | None = self._contributions.times
         """datetime64[us] (times,), or None in a cube without time."""
+        self._ranks: dict[Fuse, np.ndarray] = {}
+        said = cube.get("on")
+        self.said = None if said is None else Placing.from_json(said)
+        """On which pixels and dates the cube opens where nobody says so; None where nobody has said."""
+        self.on = Placing(lattice=used[0] if len(used) == 1 else None)
+        """On which pixels and dates it is open; see `placed`."""
+        if self.said is not None:
+            self._place(self.said)
 
     def __len__(self) -> int:
         """Return the number of sources."""
@@ -72,9 +88,104 @@ class Manifest:
         return f"<Manifest {self.name!r} {self.version}: {len(self)} sources, {len(self.bands)} bands, {self.url}>"
 
     @property
+    def levels(self) -> tuple[Grid, ...]:
+        """The grid of each level, full resolution first.
+
+        Raises:
+            SelectionError: The sources lie on several grids.
+        """
+        return self._one_grid.grids
+
+    @property
     def grid(self) -> Grid:
-        """The full-resolution grid."""
-        return self.levels[0]
+        """The full-resolution grid, under the same condition."""
+        return self._one_grid.full
+
+    @property
+    def _one_grid(self) -> Levels:
+        if self.on.grid is not None:
+            # Half the resolution again and again, as often as there are overviews to read it from.
+            factors = [2**i for i in range(max(len(each.grids) for each in self.grids))]
+            coarser = tuple(self.on.grid.coarser(factor) for factor in factors)
+            return Levels(grids=coarser, factors=tuple((factor, factor) for factor in factors))
+        if self.on.lattice is not None:
+            return self.grids[self.on.lattice]
+        raise SelectionError(self._several(self.lattices([band.name for band in self.bands])))
+
+    def _several(self, counts: Mapping[int, int]) -> str:
+        """Return an error's text that lists grids, those of most sources first."""
+        lines = []
+        for i in sorted(counts, key=lambda i: -counts[i])[:_MOST_NAMED]:
+            grid = self.grids[i].full
+            corner = f"({grid.transform[2]:.12g}, {grid.transform[5]:.12g})"
+            lines.append(
+                f"  {counts[i]:,} in {brief_crs(grid.crs)}, pixels of {step_text(grid.transform)} from {corner}"
+            )
+        lines += [f"  and {len(counts) - _MOST_NAMED} more"] if len(counts) > _MOST_NAMED else []
+        return (
+            f"the sources of {self.name!r} lie on {len(counts)} grids:\n" + "\n".join(lines) + "\n"
+            "say which pixels you want (crs= and resolution=, like=, or geobox=), or choose bands of one grid"
+        )
+
+    def require_lattice(self) -> int:
+        """Return the position of the grid of the sources that the cube is on.
+
+        Raises:
+            SelectionError: It is on none, but on one that a user chose, or on nothing yet.
+        """
+        if self.on.grid is not None:
+            raise SelectionError(
+                f"{self.name!r} is on a grid of its own ({brief_crs(self.on.grid.crs)}, pixels of "
+                f"{step_text(self.on.grid.transform)}), onto which its sources are warped; this needs their own pixels"
+            )
+        if self.on.lattice is None:
+            raise SelectionError(self._several(self.lattices([band.name for band in self.bands])))
+        return self.on.lattice
+
+    def placed(self, on: Placing) -> Manifest:
+        """Return the same cube on other pixels and dates; the tables are shared.
+
+        Raises:
+            ManifestError: There is no such grid of the sources.
+        """
+        found = copy.copy(self)
+        found._place(on)  # noqa: SLF001 - its own
+        return found
+
+    def _place(self, on: Placing) -> None:
+        if on.lattice is not None and not 0 <= on.lattice < len(self.grids):
+            raise ManifestError(f"grid {on.lattice} of the sources was asked for; {self.name!r} has {len(self.grids)}")
+        self.on, self._contributions = on, self._ungrouped
+        if on.groupby == "id":
+            self._contributions = self._ungrouped.by_item(self.column("item"))
+        elif on.groupby == "solar_day":
+            self._contributions = self._ungrouped.by_day(on.longitude)
+        self.times = self._contributions.times
+
+    def column(self, name: str) -> list[Any]:
+        """Return a column of the sources table for all sources, in their order; loaded anew each time."""
+        values: list[Any] = []
+        for part, file in zip(self.parts, self._sources, strict=True):
+            values += file.read([name])[name].take(pa.array(part.kept)).to_pylist()
+        return values
+
+    def ranks(self, fuse: Fuse) -> np.ndarray:
+        """Return which source comes first where several give a pixel: the one of the lowest number, int64 (sources,).
+
+        By time and then by item and href; backwards for "last"; later times first for "newest", and by the item's
+        `eo:cloud_cover` before all that for "least_cloudy" (items that do not say come last).
+        """
+        if fuse not in self._ranks:
+            times = self._ungrouped.first_times(len(self))
+            names = [np.array(self.column(name), object).astype(str) for name in ("href", "item")]
+            keys = [*names, -times if fuse == "newest" else times]
+            if fuse == "least_cloudy":
+                clouds = (json.loads(text or "{}").get("eo:cloud_cover") for text in self.column("properties"))
+                keys.append(np.array([np.inf if each is None else float(each) for each in clouds]))
+            ranks = np.empty(len(self), "int64")
+            ranks[np.lexsort(keys)] = np.arange(len(self))
+            self._ranks[fuse] = len(self) - 1 - ranks if fuse == "last" else ranks
+        return self._ranks[fuse]
 
     def grid_at(self, level: int) -> Grid:
         """Return the grid of a level.
@@ -106,7 +217,9 @@ class Manifest:
             raise SelectionError(f"{name!r} may mean {', '.join(band.name for band in found)}; ask for one of those")
         raise SelectionError(f"band {name!r} was asked for; {self.name!r} has {names}")
 
-    def select(self, band: str, times: Sequence[int], window: Window, level: int) -> list[Contribution]:
+    def select(
+        self, band: str, times: Sequence[int], window: Window, level: int, grid: int | None = None
+    ) -> list[Contribution]:
         """Return what gives one band in a window of a level at some of the times, in the order of the sources.
 
         Args:
@@ -114,14 +227,67 @@ class Manifest:
             times: Positions on the time axis; of no meaning in a cube without time.
             window: On the grid of `level`.
             level: 0 is full resolution.
+            grid: Position in `grids`; the one that the cube is on where None. Sources on others are left out.
+
+        Raises:
+            SelectionError: No grid is given, and the cube is on none of its sources'.
         """
+        grid = self.require_lattice() if grid is None else grid
         entries = self._contributions.find(self._positions[band], times)
+        if len(self.grids) > 1:
+            entries = entries[self._places.grid[self._contributions.owners(entries)] == grid]
         owner, places = self._contributions.owners(entries), self._places
-        by_rows, by_columns = self._factors[level]
+        by_rows, by_columns = self.grids[grid].factors[level]
         top, left = places.row[owner] // by_rows, places.column[owner] // by_columns
         bottom, right = top + -(-places.height[owner] // by_rows), left + -(-places.width[owner] // by_columns)
         touched = (top < window.bottom) & (bottom > window.top) & (left < window.right) & (right > window.left)
         return self._contributions.get(entries[touched])
+
+    def contributions(self, band: str, times: Sequence[int]) -> list[Contribution]:
+        """Return what gives a band at some of the times, wherever it lies."""
+        return self._contributions.get(self._contributions.find(self._positions[band], times))
+
+    def lattices(self, bands: Sequence[str]) -> dict[int, int]:
+        """Return how many sources of some bands lie on each of the grids, by position; those with none are left out."""
+        grids, counts = np.unique(self._places.grid[self._owners(bands)], return_counts=True)
+        return dict(zip(grids.tolist(), counts.tolist(), strict=True))
+
+    def boxes(self, bands: Sequence[str]) -> dict[int, np.ndarray]:
+        """Return where the sources of some bands lie on each grid, by its position: (sources, 4) of int64.
+
+        The numbers are the top, bottom, left and right edges, in pixels of full resolution.
+        """
+        places, found = self._places, {}
+        owners = self._owners(bands)
+        for grid in np.unique(places.grid[owners]).tolist():
+            mine = owners[places.grid[owners] == grid]
+            top, left = places.row[mine], places.column[mine]
+            found[grid] = np.stack([top, top + places.height[mine], left, left + places.width[mine]], axis=1)
+        return found
+
+    def _owners(self, bands: Sequence[str]) -> np.ndarray:
+        entries = [self._contributions.find(self._positions[band], range(self.steps)) for band in bands]
+        return np.unique(np.concatenate([self._contributions.owners(each) for each in entries]))
+
+    def lattice_of(self, bands: Sequence[str]) -> int:
+        """Return the position of the one grid that all sources of some bands lie on.
+
+        Raises:
+            SelectionError: They lie on several.
+        """
+        found = self.lattices(bands)
+        if len(found) > 1:
+            raise SelectionError(self._several(found))
+        return next(iter(found), 0)
+
+    @property
+    def steps(self) -> int:
+        """The number of dates; 1 in a cube without time."""
+        return 1 if self.times is None else len(self.times)
+
+    def grid_of(self, source: int) -> Grid:
+        """Return the full-resolution grid that a source lies on."""
+        return self.grids[int(self._places.grid[source])].full
 
     def load(self, sources: Sequence[int], level: int = 0) -> None:
         """Load at once what `facts`, `image` and `mask` of many sources will need of a level.
@@ -138,9 +304,9 @@ class Manifest:
             self._images[part].load(np.concatenate([images, masks]))
 
     def facts(self, source: int, level: int = 0) -> SourceFacts:
-        """Return one source's facts, its place on the grid of `level`."""
-        by_rows, by_columns = self._factors[level]
+        """Return one source's facts, its place on its own grid at `level`."""
         places = self._places
+        by_rows, by_columns = self.grids[int(places.grid[source])].factors[level]
         values = dict(self._facts[int(places.part[source])].find(int(places.part_row[source])))
         name = values["href"]
         if local_path(self.url) is not None or is_url(name):
@@ -194,12 +360,12 @@ class Manifest:
         return pa.concat_tables(tables).unify_dictionaries()
 
     def part_sources(self, number: int, part: Part) -> pa.Table:
-        """Return every column of the sources of a part: those that are still of the cube, placed on its grid."""
+        """Return every column of the sources of a part: those that are still of the cube, placed on its grids."""
         table = upgrade_sources(self._sources[number].read(), self.bands)
         if part.removed:
             table = table.take(pa.array(part.kept))
-        for name, shift in (("row", part.row_offset), ("column", part.column_offset)):
-            if shift:
+        for name, shift in zip(("row", "column"), part.shifts(integers(table["grid"])), strict=True):
+            if shift.any():
                 values = pa.array(integers(table[name]) + shift)
                 table = table.set_column(table.schema.get_field_index(name), name, values)
         return table
@@ -246,11 +412,28 @@ def open_manifest(url: str, version: str | None = None) -> Manifest:
     return _open_version(url, version)
 
 
+def open_spec(spec: CubeSpec) -> Manifest:
+    """Return the manifest that a spec names, on the spec's pixels and dates; kept open as `open_manifest` does.
+
+    Raises:
+        ManifestError: As `open_manifest`.
+        ReadError: As `open_manifest`.
+    """
+    manifest = open_manifest(spec.manifest, spec.version)
+    return manifest if spec.on is None or spec.on == manifest.on else _open_on(spec.manifest, spec.version, spec.on)
+
+
+@lru_cache(maxsize=16)
+def _open_on(url: str, version: str, on: Placing) -> Manifest:
+    return open_manifest(url, version).placed(on)
+
+
 def _require_format(url: str, data: Mapping[str, Any]) -> None:
     if data.get("format") != FORMAT:
         raise ManifestError(f"{url} is not a cube's manifest: its format is {data.get('format')!r}, not {FORMAT!r}")
     if data.get("schema") not in READABLE_SCHEMAS:
-        known = " and ".join(map(str, READABLE_SCHEMAS))
+        *most, last = map(str, READABLE_SCHEMAS)
+        known = f"{', '.join(most)} and {last}"
         raise ManifestError(
             f"{url} has manifest schema {data.get('schema')!r}; this release reads {known}: upgrade cogcube"
         )

@@ -32,8 +32,10 @@ class Member:
     scanned: ScannedSource
     bands: tuple[SourceBand, ...]
     row: int
-    """Of its upper edge, on the cube's full-resolution grid."""
+    """Of its upper edge, on its full-resolution grid."""
     column: int
+    grid: int = 0
+    """Position of that grid among the cube's."""
     decision: str | None = None
     """Which sensor rule decided what, in words."""
 
@@ -50,13 +52,13 @@ class Member:
         return any(level.mask is not None for level in self.scanned.header.levels)
 
 
-def source_table(members: Sequence[Member], base: str, crs: str) -> pa.Table:
+def source_table(members: Sequence[Member], base: str, grids: Sequence[Grid]) -> pa.Table:
     """Return the sources table of some members, in their order and with `tiles_row` still 0.
 
     Args:
         members: A row each.
         base: Folder that the manifest folder lies in; hrefs below it become relative.
-        crs: Of the cube's grid.
+        grids: The cube's, at full resolution.
     """
     headers = [each.scanned.header for each in members]
     sources = [each.scanned.source for each in members]
@@ -76,6 +78,7 @@ def source_table(members: Sequence[Member], base: str, crs: str) -> pa.Table:
         "path": ["fast" if each.needs_gdal is None else "gdal" for each in headers],
         "time": _stamps([each.time for each in sources]),
         "bands": _bands(members),
+        "grid": [each.grid for each in members],
         "row": [each.row for each in members],
         "column": [each.column for each in members],
         "width": [each.levels[0].width for each in headers],
@@ -83,11 +86,11 @@ def source_table(members: Sequence[Member], base: str, crs: str) -> pa.Table:
         "levels": [len(each.levels) for each in headers],
         "masks": [each.has_masks for each in members],
         "tiles_row": [0] * len(members),
-        "geometry": _footprints(members, crs),
+        "geometry": _footprints(members, grids),
         "item": [each.item for each in sources],
         "collection": [each.collection for each in sources],
         "asset": [each.asset for each in sources],
-        "crs": [crs] * len(members),
+        "crs": [grids[each.grid].crs for each in members],
         "transform": [None if each.transform is None else list(each.transform)[:6] for each in headers],
         "nodata": [number_text(each.nodata) for each in headers],
         "scales": [list(each.scales) for each in headers],
@@ -129,8 +132,13 @@ def images_of(sources: pa.Table) -> np.ndarray:
     return count
 
 
-def reading_order(sources: pa.Table, grid: Grid) -> np.ndarray:
-    """Return the order of the rows in which neighbours are read together: by bands, place (Hilbert curve) and time."""
+def reading_order(sources: pa.Table, grids: Sequence[Grid]) -> np.ndarray:
+    """Return the order of the rows in which neighbours are read together: by bands, place (Hilbert curve) and time.
+
+    Args:
+        sources: A sources table.
+        grids: The cube's, at full resolution.
+    """
     bands = sources["bands"].combine_chunks()
     flat = bands.flatten()
     words = pc.binary_join_element_wise(flat.field("name"), flat.field("sample").cast(pa.string()), "\t")
@@ -138,7 +146,8 @@ def reading_order(sources: pa.Table, grid: Grid) -> np.ndarray:
     keys = pa.table(
         {
             "bands": pc.binary_join(pa.ListArray.from_arrays(bands.offsets, words), "\n"),
-            "place": hilbert_codes(column + width // 2, row + height // 2, max(grid.width, grid.height)),
+            "grid": integers(sources["grid"]),
+            "place": hilbert_codes(column + width // 2, row + height // 2, max(max(grid.shape) for grid in grids)),
             "time": integers(sources["time"], np.iinfo("int64").min),
             "href": sources["href"].combine_chunks(),
             "item": sources["item"].combine_chunks(),
@@ -188,8 +197,19 @@ def _to_lonlat(crs: str) -> Any:
     return Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
 
 
-def _footprints(members: Sequence[Member], crs: str) -> list[bytes | None]:
+def _footprints(members: Sequence[Member], grids: Sequence[Grid]) -> list[bytes | None]:
     """Return each source's outline in longitude and latitude as WKB; None where the CRS has no place on Earth."""
+    found: list[bytes | None] = [None] * len(members)
+    by_crs: dict[str, list[int]] = {}
+    for i, each in enumerate(members):
+        by_crs.setdefault(grids[each.grid].crs, []).append(i)
+    for crs, positions in by_crs.items():
+        for i, outline in zip(positions, _outlines([members[i] for i in positions], crs), strict=True):
+            found[i] = outline
+    return found
+
+
+def _outlines(members: Sequence[Member], crs: str) -> list[bytes | None]:
     import shapely
     from pyproj.exceptions import ProjError
 

@@ -22,7 +22,7 @@ BAND_TYPE = pa.struct(
 )
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
-OPEN_COLUMNS = ("time", "bands", "row", "column", "width", "height", "levels", "masks", "tiles_row")
+OPEN_COLUMNS = ("time", "bands", "grid", "row", "column", "width", "height", "levels", "masks", "tiles_row")
 """Read when a manifest is opened."""
 FACT_COLUMNS = (
     "href",
@@ -57,6 +57,7 @@ SOURCE_SCHEMA = pa.schema(
         ("nodata", pa.string()),
         ("time", pa.timestamp("us", "UTC")),
         ("bands", pa.list_(BAND_TYPE)),
+        ("grid", pa.int32()),
         ("row", pa.int64()),
         ("column", pa.int64()),
         ("width", pa.int64()),
@@ -101,8 +102,8 @@ TILE_SCHEMA = pa.schema(
 IMAGE_COLUMNS = tuple(TILE_SCHEMA.names[2:])
 """Read when an image is; where a row stands says of which source and level it is."""
 
-# Schema 1 knew no masks, no strips and nothing that GDAL has to decode.
-SOURCE_DEFAULTS: dict[str, Any] = {"photometric": 1, "path": "fast", "masks": False}
+# Schema 1 knew no masks, no strips and nothing that GDAL has to decode; schema 2 one grid.
+SOURCE_DEFAULTS: dict[str, Any] = {"photometric": 1, "path": "fast", "masks": False, "grid": 0}
 TILE_DEFAULTS: dict[str, Any] = {"strips": False, "bits": 0}
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cube.errors import ManifestError
-from cube.grid import CommonGrid, Grid
+from cube.grid import Grid, Levels, difference
 from cube.io.lock import locked
 from cube.io.stores import absolute, local_path
 from cube.manifest.open import FORMAT, POINTER, SCHEMA, Manifest, parent, snapshot_name
@@ -23,13 +24,12 @@ from cube.manifest.parts import SOURCES_A_PART, Rows, replace_file, split_rows, 
 from cube.manifest.rows import Member, images_of, reading_order, source_table, tile_table
 from cube.manifest.schema import SOURCE_SCHEMA, TILE_SCHEMA
 from cube.manifest.tables import Part, integers
-from cube.spec import Band
+from cube.spec import Band, Placing
 
 __all__ = ["Member", "update_manifest", "write_manifest"]
 
 _MOST_SMALL_PARTS = 16
 _MOST_REMOVED = 0.25
-_LATTICE_TOLERANCE_PX = 0.01
 _LOCK = ".lock"
 
 
@@ -39,7 +39,7 @@ def write_manifest(
     name: str,
     members: Sequence[Member],
     bands: Sequence[Band],
-    grid: CommonGrid,
+    grids: Sequence[Levels],
     attributes: Mapping[str, Any],
     built: Mapping[str, Any] | None = None,
     left_out: Sequence[tuple[str, str]] = (),
@@ -53,7 +53,7 @@ def write_manifest(
         name: Of the cube.
         members: Its sources.
         bands: Its bands.
-        grid: Its grid and levels.
+        grids: Its grids and their levels; members name them by position.
         attributes: Of the dataset.
         built: What the cube was built from and with, JSON values.
         left_out: (item or href, why) of what is not part of the cube.
@@ -66,8 +66,8 @@ def write_manifest(
         raise ManifestError(f"{path} holds other files and no manifest; choose another name or folder")
     with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        parts = _write_members(path, members, grid.levels[0])
-        snapshot = _snapshot(name, bands, grid, attributes, parts, built=built or {}, left_out=left_out)
+        parts = _write_members(path, members, grids)
+        snapshot = _snapshot(name, bands, grids, attributes, parts, built=built or {}, left_out=left_out)
         return _publish(path, snapshot, based_on=None)
 
 
@@ -77,9 +77,10 @@ def update_manifest(
     add: Sequence[Member],
     remove: Sequence[int],
     bands: Sequence[Band],
-    grid: CommonGrid,
+    grids: Sequence[Levels],
     attributes: Mapping[str, Any],
     left_out: Sequence[tuple[str, str]] = (),
+    on: Placing | None = None,
 ) -> str:
     """Write a new version of a manifest with some sources more and some fewer, and return the version.
 
@@ -91,9 +92,10 @@ def update_manifest(
         add: New sources, placed on the new grid; a source that is replaced is removed and added.
         remove: Positions of sources in `manifest`.
         bands: Of the new version.
-        grid: Of the new version, on the pixel lattice of the old one; `rows` and `columns` are not looked at.
+        grids: Of the new version: those of the old one, on the same pixel lattices, and perhaps more.
         attributes: Of the new version.
         left_out: As in `write_manifest`, on top of what the old version left out.
+        on: On which pixels and dates the cube opens where nobody says so; as the old version where None.
 
     Raises:
         ManifestError: The folder cannot be written, the grid lies on another lattice, no source would be left, or
@@ -103,14 +105,23 @@ def update_manifest(
     outside = [source for source in remove if not 0 <= source < len(manifest)]
     if outside:
         raise ManifestError(f"source {outside[0]} was to be removed; {manifest.url} has {len(manifest)}")
-    parts = _placed(manifest, grid.levels[0], manifest.part_rows(remove))
+    parts = _placed(manifest, grids, manifest.part_rows(remove))
     with _writing(path):
-        kept = _compact(path, manifest, parts, grid.levels[0])
-        kept += _write_members(path, add, grid.levels[0]) if add else []
+        kept = _compact(path, manifest, parts, grids)
+        kept += _write_members(path, add, grids) if add else []
         if not kept:
             raise ManifestError(f"nothing would be left of {manifest.url}; delete the folder, or build it again")
         dropped = [*manifest.left_out, *left_out]
-        snapshot = _snapshot(manifest.name, bands, grid, attributes, kept, built=manifest.built, left_out=dropped)
+        snapshot = _snapshot(
+            manifest.name,
+            bands,
+            grids,
+            attributes,
+            kept,
+            built=manifest.built,
+            left_out=dropped,
+            on=manifest.said if on is None else on,
+        )
         return _publish(path, snapshot, based_on=manifest.version)
 
 
@@ -136,9 +147,10 @@ def _writing(path: Path) -> Iterator[None]:
         raise ManifestError(f"the manifest {path} cannot be written: {error}; {hint}") from error
 
 
-def _write_members(path: Path, members: Sequence[Member], grid: Grid) -> list[Part]:
-    sources = source_table(members, parent(absolute(str(path))), grid.crs)
-    order = reading_order(sources, grid)
+def _write_members(path: Path, members: Sequence[Member], grids: Sequence[Levels]) -> list[Part]:
+    full = [each.full for each in grids]
+    sources = source_table(members, parent(absolute(str(path))), full)
+    order = reading_order(sources, full)
     ordered = [members[i] for i in order.tolist()]
     counts = [sum(image.offsets.size for _, image, _ in each.images if image is not None) for each in ordered]
     rows = Rows(
@@ -152,26 +164,34 @@ def _write_members(path: Path, members: Sequence[Member], grid: Grid) -> list[Pa
 # Changes.
 
 
-def _placed(manifest: Manifest, grid: Grid, removed: Mapping[int, Sequence[int]]) -> list[Part]:
-    """Return the parts of a manifest as a new grid sees them, without the rows that go."""
-    x, y = np.array([manifest.grid.transform[2]]), np.array([manifest.grid.transform[5]])
-    columns, rows = grid.to_pixels(x, y)
-    column, row = round(float(columns[0])), round(float(rows[0]))
-    apart = max(abs(float(columns[0]) - column), abs(float(rows[0]) - row))
-    if manifest.grid.crs != grid.crs or apart > _LATTICE_TOLERANCE_PX:
-        raise ManifestError(f"the new grid of {manifest.url} does not lie on the pixel lattice of the old one")
+def _placed(manifest: Manifest, grids: Sequence[Levels], removed: Mapping[int, Sequence[int]]) -> list[Part]:
+    """Return the parts of a manifest as new grids see them, without the rows that go."""
+    shifts = [_shift(manifest, old.full, new.full) for old, new in zip(manifest.grids, grids, strict=False)]
+    if len(shifts) < len(manifest.grids):
+        raise ManifestError(f"{manifest.url} has {len(manifest.grids)} grids; {len(grids)} were given")
     return [
         replace(
             part,
-            row_offset=part.row_offset + row,
-            column_offset=part.column_offset + column,
+            offsets=tuple(
+                (rows + down, columns + across)
+                for (rows, columns), (down, across) in zip_longest(part.offsets, shifts, fillvalue=(0, 0))
+            ),
             removed=tuple(sorted({*part.removed, *removed.get(i, ())})),
         )
         for i, part in enumerate(manifest.parts)
     ]
 
 
-def _compact(path: Path, manifest: Manifest, parts: Sequence[Part], grid: Grid) -> list[Part]:
+def _shift(manifest: Manifest, old: Grid, new: Grid) -> tuple[int, int]:
+    """Return the row and column of the new grid on which the old one begins."""
+    what = difference(new, old)
+    if what is not None:
+        raise ManifestError(f"a new grid of {manifest.url} does not lie on the pixel lattice of the old one: {what}")
+    columns, rows = new.to_pixels(np.array([old.transform[2]]), np.array([old.transform[5]]))
+    return round(float(rows[0])), round(float(columns[0]))
+
+
+def _compact(path: Path, manifest: Manifest, parts: Sequence[Part], grids: Sequence[Levels]) -> list[Part]:
     """Return the parts, those that became too many or too empty (or that are of an older schema) written anew."""
     left = [part.rows - len(part.removed) for part in parts]
     small = [i for i, rows in enumerate(left) if 0 < rows < SOURCES_A_PART // 2]
@@ -181,11 +201,11 @@ def _compact(path: Path, manifest: Manifest, parts: Sequence[Part], grid: Grid) 
     kept = [part for i, part in enumerate(parts) if left[i] and i not in again]
     chosen = sorted(again)
     for start, stop in split_rows(np.array([left[i] for i in chosen], "int64"), len(chosen), SOURCES_A_PART):
-        kept += write_parts(path, _stored(manifest, {i: parts[i] for i in chosen[start:stop]}, grid))
+        kept += write_parts(path, _stored(manifest, {i: parts[i] for i in chosen[start:stop]}, grids))
     return kept
 
 
-def _stored(manifest: Manifest, parts: Mapping[int, Part], grid: Grid) -> Rows:
+def _stored(manifest: Manifest, parts: Mapping[int, Part], grids: Sequence[Levels]) -> Rows:
     """Return the rows of some parts, joined."""
     sources, tiles, first = [], [], 0
     for i, part in parts.items():
@@ -194,7 +214,7 @@ def _stored(manifest: Manifest, parts: Mapping[int, Part], grid: Grid) -> Rows:
         tiles.append(images)
         first += len(images)
     joined = pa.concat_tables(sources).unify_dictionaries()
-    joined = joined.take(pa.array(reading_order(joined, grid)))
+    joined = joined.take(pa.array(reading_order(joined, [each.full for each in grids])))
     images = pa.concat_tables(tiles)
     starts, counts = integers(joined["tiles_row"]), images_of(joined)
     sizes = integers(pc.list_value_length(images["offsets"])).astype("int64")
@@ -214,12 +234,13 @@ def _stored(manifest: Manifest, parts: Mapping[int, Part], grid: Grid) -> Rows:
 def _snapshot(
     name: str,
     bands: Sequence[Band],
-    grid: CommonGrid,
+    grids: Sequence[Levels],
     attributes: Mapping[str, Any],
     parts: Sequence[Part],
     *,
     built: Mapping[str, Any],
     left_out: Sequence[tuple[str, str]],
+    on: Placing | None = None,
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -227,11 +248,11 @@ def _snapshot(
         "name": name,
         "cube": {
             "bands": [band.to_json() for band in bands],
-            "levels": [level.to_json() for level in grid.levels],
-            "factors": [list(factors) for factors in grid.factors],
+            "grids": [each.to_json() for each in grids],
             "attributes": dict(attributes),
             "built": dict(built),
             "left_out": [list(each) for each in left_out],
+            **({} if on is None else {"on": on.to_json()}),
         },
         "parts": [part.to_json() for part in parts],
     }

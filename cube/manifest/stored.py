@@ -16,7 +16,7 @@ from cube.manifest.schema import number_from_text
 from cube.source import BandInfo, Source, SourceBand
 from cube.spec import Band
 
-_AS_THEY_ARE = ("decision", "row", "column", "width", "height", "crs", "samples", "path", "reason")
+_AS_THEY_ARE = ("decision", "grid", "row", "column", "width", "height", "crs", "samples", "path", "reason")
 _COLUMNS = (
     *("href", "item", "collection", "asset", "time", "properties"),
     *("bands", "transform", "dtype", "nodata", "scales", "offsets"),
@@ -35,8 +35,10 @@ class StoredSource:
     bands: tuple[SourceBand, ...]
     """What the cube takes of it; each has its time, where there is one."""
     decision: str | None
+    grid: int
+    """Position of its grid among the cube's."""
     row: int
-    """Of its upper edge, on the cube's full-resolution grid."""
+    """Of its upper edge, on its full-resolution grid."""
     column: int
     width: int
     height: int

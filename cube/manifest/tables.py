@@ -45,9 +45,9 @@ class Part:
     """Sources in the file, removed ones included."""
     sources_bytes: int | None = None
     tiles_bytes: int | None = None
-    row_offset: int = 0
-    """Added to `row` of each source: the cube's grid has grown upwards since the part was written."""
-    column_offset: int = 0
+    offsets: tuple[tuple[int, int], ...] = ()
+    """(rows, columns) by grid, added to `row` and `column` of its sources: the grid has grown upwards or to the left
+    since the part was written; nothing for grids that are not named."""
     removed: tuple[int, ...] = ()
     """Rows of the sources table that are no longer part of the cube, sorted."""
 
@@ -61,11 +61,22 @@ class Part:
         for name in (data["sources"], data["tiles"]):
             if not _FILE_NAME.fullmatch(name):
                 raise ValueError(f"its part {name!r} is not the name of a file in its folder")
-        return cls(**{**data, "removed": tuple(data.get("removed", ()))})
+        data = {**data, "removed": tuple(data.get("removed", ()))}
+        # Schema 2 knew one grid.
+        first = data.pop("row_offset", 0), data.pop("column_offset", 0)
+        offsets = tuple((int(rows), int(columns)) for rows, columns in data.pop("offsets", [first]))
+        return cls(**data, offsets=offsets)
 
     def to_json(self) -> dict[str, Any]:
         """Return the part as JSON values."""
-        return {**asdict(self), "removed": list(self.removed)}
+        return {**asdict(self), "removed": list(self.removed), "offsets": [list(each) for each in self.offsets]}
+
+    def shifts(self, grids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is added to the rows and columns of sources on some grids, int64."""
+        known = np.array([*self.offsets, (0, 0)], "int64")
+        is_named = (grids >= 0) & (grids < len(self.offsets))  # a file may name any number
+        rows, columns = known[np.where(is_named, grids, -1)].T
+        return rows, columns
 
     @property
     def kept(self) -> np.ndarray:

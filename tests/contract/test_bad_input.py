@@ -340,7 +340,7 @@ def test_no_time_in_some_items(tmp_path):
 def test_one_place_and_date_twice(tmp_path):
     write(tmp_path / "v1" / "20240101_red.tif")
     write(tmp_path / "v2" / "20240101_red.tif", 1)
-    words = r"comes from two overlapping sources, .*/v1/20240101_red\.tif and .*/v2/20240101_red\.tif; "
+    words = r"comes from two files of the same place, .*/v1/20240101_red\.tif and .*/v2/20240101_red\.tif; "
     refused(tmp_path, words, pattern="{time:%Y%m%d}_{band}.tif")
 
 
@@ -639,7 +639,10 @@ def test_arguments_of_build(tmp_path, argument, values, words):
         ("patch_url", ["https://host/sign"], "give a function"),
         ("pattern", [5], "give text"),
         ("fill_value", ["0"], "give a number"),
-        ("groupby", [5, None, "solar_day"], "a cube has one step a date"),
+        ("groupby", [5, "week", ["time"], b"time"], "there are time, solar_day, id"),
+        ("fuse", [5, "top", ["first"], True], "there are first, last, newest, least_cloudy, mean, median"),
+        ("resampling", [5, "linear", ["nearest"]], "there are nearest, bilinear, cubic, average"),
+        ("crs", ["EPSG:3857"], "no source is in it, so say how large pixels are (resolution=, in its units)"),
     ],
     ids=lambda value: None if isinstance(value, list) else value,
 )
@@ -667,7 +670,7 @@ def test_what_is_no_archive(tmp_path, monkeypatch, what):
 
 def test_an_argument_that_is_none(tmp_path):
     write(tmp_path / "a.tif")
-    with pytest.raises(TypeError, match=r"open_cube\(\) got unexpected arguments: colour"):
+    with pytest.raises(TypeError, match=r"open_cube\(\) got an unexpected keyword argument 'colour'"):
         open_cube(tmp_path / "a.tif", colour="red")
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         build(tmp_path / "a.tif", colour="red")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -179,3 +180,63 @@ def test_decisions_and_reasons_are_there(tmp_path: Path) -> None:
     (row,) = open_cube(build(tmp_path / "landsat", to=tmp_path / "l.cube")).cube.sources.to_dict("records")
     assert row["decision"].startswith("landsat-c2-l2: scale 2.75e-05, offset -0.2, nodata 0 (its file gives none)")
     assert (row["scale"], row["offset"], row["nodata"]) == (0.0000275, -0.2, 0)
+
+
+# Cubes on a grid or at steps of their own.
+
+
+@pytest.fixture(scope="module")
+def twins(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The first two scenes, both of one time, and the third."""
+    items = json.loads(archive.items.read_text(encoding="utf-8"))["features"]
+    for item in items:
+        for asset in item["assets"].values():
+            asset["href"] = str(archive.root / asset["href"])
+    items[1]["properties"]["datetime"] = items[0]["properties"]["datetime"]
+    items[1]["properties"].pop("s2:mgrs_tile")  # or it would take the place of the first
+    return build(items, name="twins", to=tmp_path_factory.mktemp("twins") / "twins.cube")
+
+
+def test_the_cube_is_found_again_on_another_grid(manifest: Manifest) -> None:
+    ds = open_cube(manifest, ["red", "nir"], crs="EPSG:3857", resolution=40, groupby="solar_day")
+    part = ds.isel(time=[1], y=slice(3, 20), x=slice(5, 30))
+    for each in (ds, pickle.loads(pickle.dumps(ds))):
+        assert each.cube.grid == ds.cube.grid
+        assert each.cube.manifest.grid == ds.cube.grid
+        assert len(each.cube.sources) == 6
+    assert set(part.cube.sources["item"]) == {"S2A_33UVP_20240424_0_L2A"}
+    assert part.cube.items() == ["S2A_33UVP_20240424_0_L2A"]
+    assert 0 < part.cube.explain().bytes < ds.cube.explain().bytes
+    np.testing.assert_array_equal(part.cube.index("ndvi"), ds.cube.index("ndvi")[1:2, 3:20, 5:30])
+
+
+def test_an_index_on_another_grid_is_that_of_the_numbers_there(manifest: Manifest) -> None:
+    ds = open_cube(manifest, crs="EPSG:3857", resolution=25)
+    expected = (ds.nir - ds.red) / (ds.nir + ds.red)
+    np.testing.assert_allclose(ds.cube.index("ndvi"), expected, rtol=1e-5, atol=1e-6)
+    clear = ds.cube.index("ndvi", mask="scl", composite="median")
+    assert clear.dims == ("y", "x")
+    assert np.isfinite(clear).any()
+
+
+def test_items_of_one_time_stay_apart(twins: Manifest) -> None:
+    ds = open_cube(twins, ["red", "nir"], groupby="id")
+    assert (twins.steps, ds.sizes["time"]) == (2, 3)
+    assert ds.time.values[0] == ds.time.values[1]
+    ids = [f"S2A_33UVP_{date.replace('-', '')}_0_L2A" for date in DATES]
+    assert ds.cube.items() == ids
+    assert len(ds.cube.sources) == 6
+    assert len(ds.cube.explain().sources) == 6
+    expected = ((ds.nir - ds.red) / (ds.nir + ds.red)).values
+    assert not np.array_equal(expected[0], expected[1], equal_nan=True)
+    np.testing.assert_allclose(ds.cube.index("ndvi"), expected, rtol=1e-5, atol=1e-6)
+    last = ds.isel(time=[2])
+    assert last.cube.items() == ids[2:]
+    np.testing.assert_allclose(last.cube.index("ndvi"), expected[2:], rtol=1e-5, atol=1e-6)
+
+
+def test_one_of_several_items_of_one_time_cannot_be_told(twins: Manifest) -> None:
+    ds = open_cube(twins, ["red", "nir"], groupby="id").isel(time=[1])
+    for ask in (lambda: ds.cube.index("ndvi"), ds.cube.explain, ds.cube.items):
+        with pytest.raises(SelectionError, match=r"^2 items of 'twins' are of 2024-04-09T10:10:31.*which 1 of them"):
+            ask()

@@ -116,5 +116,24 @@ def test_errors_come_through_as_they_are(tmp_path, manifest):
         xr.open_dataset(tmp_path, engine="cube")
     with pytest.raises(SelectionError, match="band 'blue' was asked for"):
         xr.open_dataset(manifest.url, engine="cube", bands="blue")
-    with pytest.raises(TypeError, match="resampling"):
-        xr.open_dataset(manifest.url, engine="cube", resampling="nearest")
+    with pytest.raises(SelectionError, match="resampling='linear' was asked for; there are nearest, bilinear"):
+        xr.open_dataset(manifest.url, engine="cube", resampling="linear")
+    with pytest.raises(TypeError, match="resample"):
+        xr.open_dataset(manifest.url, engine="cube", resample="nearest")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crs": "EPSG:3857", "resolution": 30, "resampling": {"red": "cubic", "*": "average"}},
+        {"resolution": 20, "anchor": "center"},
+        {"geopolygon": {"type": "Point", "coordinates": [15.0, 45.15]}},
+        {"groupby": "id", "fuse": "last"},
+    ],
+)
+def test_another_grid_is_that_of_open_cube(manifest, options):
+    found = xr.open_dataset(manifest.url, engine="cube", **options)
+    xr.testing.assert_identical(found, open_cube(manifest, **options))
+    for name in ("geobox", "like"):
+        again = xr.open_dataset(manifest.url, engine="cube", **{name: found.odc.geobox if name == "geobox" else found})
+        assert again.odc.geobox == found.odc.geobox

@@ -21,13 +21,14 @@ import pytest
 import rasterio
 import typer
 import xarray as xr
+from affine import Affine
 
 import cube
 from cube import cli
 from cube.catalog import read_catalog
 from cube.cli import app
 from cube.settings import get_settings
-from cube.testing import Archive, ObjectStore, write_archive
+from cube.testing import Archive, ObjectStore, unique_values, write_archive, write_cog
 
 DATES = ("2024-04-09", "2024-04-24", "2024-05-09")
 SIZE = 128
@@ -287,7 +288,66 @@ def test_the_options_of_build_go_through(run: Runner, tmp_path: Path, monkeypatc
     write_cog(tmp_path / "series" / "a_20240101.tif", values[0], blocksize=128)
     write_cog(tmp_path / "series" / "a_20240102.tif", values[1], blocksize=128, nodata=9)
     ran = run("build", "series", "--name", "layers", "--no-time")
-    assert "two overlapping sources" in ran.err  # the same band at no time
+    assert ran.code == 1
+    assert "two files of the same place" in ran.err  # the same band at no time
+
+
+# place
+
+
+@pytest.fixture
+def zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Runner) -> Path:
+    """A folder with a cube over two zones, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    for number, (name, crs, left) in enumerate([("a", "EPSG:32633", 399960), ("b", "EPSG:32632", 838000)]):
+        for second, band in enumerate(("red", "nir")):
+            values = unique_values((128, 128), "uint16", 2 * number + second)
+            path = tmp_path / "in" / f"{name}_20240101T1000{number}0_{band}.tif"
+            write_cog(path, values, crs=crs, transform=Affine(10, 0, left, 0, -10, 5400000), nodata=0, blocksize=128)
+    said = run.well("build", "in", "--name", "m", "--pattern", "{tile}_{time:%Y%m%dT%H%M%S}_{band}.tif")
+    assert (
+        len(re.findall(r"^grid +128 rows x 128 columns of 10 x 10, EPSG:3263[23], 2 sources$", said, re.MULTILINE)) == 2
+    )
+    return tmp_path
+
+
+def test_a_cube_of_several_grids_asks_to_be_placed(run: Runner, zones: Path) -> None:
+    for words in (["explain", "m"], ["compute", "m", "ndvi", "-o", "ndvi.tif"], ["info", "m", "--preview", "m.png"]):
+        ran = run(*words)
+        assert ran.code == 1
+        assert "lie on 2 grids" in ran.err
+
+
+def test_place_says_where_a_cube_opens(run: Runner, zones: Path) -> None:
+    words = (
+        "--crs",
+        "EPSG:32633",
+        "--resolution",
+        "20",
+        "--groupby",
+        "solar_day",
+        "--resampling",
+        "red=nearest,*=cubic",
+    )
+    said = run.well("place", "m", *words)
+    expected = cube.open_cube(
+        "m.cube", crs="EPSG:32633", resolution=20, groupby="solar_day", resampling={"red": "nearest", "*": "cubic"}
+    )
+    rows, columns = expected.red.shape[1:]
+    (line,) = re.findall(r"^opens on +(.*)$", said, re.MULTILINE)
+    assert line.startswith(f"{rows} rows x {columns} columns of 20 x 20, EPSG:32633, ")
+    assert cube.open_cube("m").identical(expected)
+    assert run.well("explain", "m").startswith("1 read of 4 sources: ")
+    run.well("compute", "m", "ndvi", "--composite", "median", "-o", "ndvi.tif")
+    with rasterio.open(zones / "ndvi.tif") as written:
+        assert (written.shape, written.crs.to_epsg()) == ((rows, columns), 32633)
+    facts = json.loads(run.well("place", "m", "--fuse", "median", "--json"))
+    assert (facts["on"]["fuse"], facts["on"]["groupby"]) == ("median", "solar_day")
+    assert facts["on"]["resampling"] == {"nir": "cubic"}
+    for words in (["--fuse", "top"], ["--resampling", "red=linear"], ["--resampling", "blue=cubic"]):
+        ran = run("place", "m", *words)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err.startswith("error: ")
 
 
 # explain
@@ -597,7 +657,7 @@ def test_an_entry_of_another_driver_is_told_from_a_cube(run: Runner, archive: Ar
 def test_every_command_is_listed(run: Runner) -> None:
     said = run.well("--help")
     assert {line.split()[0] for line in said.partition("Commands:\n")[2].splitlines()} == set(COMMANDS)
-    made = {"build", "append", "refresh", "check"}
+    made = {"build", "append", "refresh", "place", "check"}
     kept = {"copy", "cache", "export"}
     assert set(COMMANDS) == made | kept | {"info", "explain", "compute", "serve", "demo", "doctor", "tune", "bench"}
 

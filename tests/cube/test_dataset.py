@@ -5,13 +5,18 @@ import itertools
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import odc.geo.xr  # noqa: F401 - registers .odc
 import pytest
 import rioxarray  # noqa: F401 - registers .rio
+import shapely
 import xarray as xr
 import yaml
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
@@ -350,14 +355,121 @@ def test_what_is_not_there_is_told(tmp_path, monkeypatch, what, error, message):
 
 @pytest.mark.parametrize(
     "argument",
-    ["crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor", "x", "y"],
+    [
+        *("crs", "resolution", "geobox", "like", "resampling", "geopolygon", "anchor"),
+        *("groupby", "fuse", "bbox", "lon", "lat", "time"),
+    ],
 )
-def test_resampling_is_refused_by_name(manifest, argument):
-    with pytest.raises(
-        SelectionError, match=f"^{argument}: a cube opens on its own grid, without resampling; leave it out"
-    ):
-        open_cube(manifest, **{argument: 10})
-    open_cube(manifest, **{argument: None})
+def test_an_argument_that_is_none_says_nothing(manifest, argument):
+    assert open_cube(manifest, **{argument: None}).identical(open_cube(manifest))
+
+
+def test_a_whole_grid_is_that_of_a_geobox_or_of_data(manifest, truth):
+    part = stored(manifest, bbox=(15.0, 45.148, 15.01, 45.151))
+    for given in ({"geobox": part.odc.geobox}, {"like": part}, {"like": part.red}, {"like": part.red[0]}):
+        ds = stored(manifest, **given)
+        assert ds.odc.geobox == part.odc.geobox
+        np.testing.assert_array_equal(ds.red, part.red)
+    # A grid of other pixels, which begins outside of the cube: the middle of each is in one of the cube's.
+    coarse = GeoBox((4, 5), Affine(30, 0, 500000 - 30, 0, -30, 5000000 + 30), "EPSG:32633")
+    found = stored(manifest, geobox=coarse).red.values
+    assert not found[:, 0].any()
+    assert not found[:, :, 0].any()
+    np.testing.assert_array_equal(found[:, 1:, 1:], truth["red"][:, 1:10:3, 1:13:3][:, :3, :4])
+
+
+def test_a_resolution_is_of_pixels_that_begin_at_whole_multiples_of_it(manifest, truth):
+    ds = stored(manifest, resolution=20, resampling="average")
+    assert (ds.sizes["y"], ds.sizes["x"]) == (50, 120)
+    assert (ds.x.values[0], ds.y.values[0]) == (500010, 4999990)
+    blocks = truth["nir"].reshape(3, 50, 2, 120, 2).astype(float)
+    held = np.where(blocks > 0, blocks, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        means = np.nan_to_num(np.nanmean(held, axis=(2, 4)))
+    np.testing.assert_allclose(ds.nir, means, atol=0.51)
+    uneven = stored(manifest, resolution=(-30, 20))
+    assert (np.diff(uneven.x).max(), np.diff(uneven.y).min()) == (20, -30)
+    centred = stored(manifest, resolution=20, anchor="center")
+    assert centred.x.values[0] == 500000
+
+
+def test_another_crs_has_the_place_and_the_numbers_of_the_cube(manifest):
+    ds = open_cube(manifest, crs="EPSG:3857", resolution=20)
+    assert ds.rio.crs.to_epsg() == 3857
+    own = open_cube(manifest)
+    middle = Transformer.from_crs("EPSG:32633", "EPSG:3857", always_xy=True).transform(501200, 4999500)
+    at = {"x": middle[0], "y": middle[1], "method": "nearest"}
+    there = ds.isel(time=0).sel(**at)
+    back = Transformer.from_crs("EPSG:3857", "EPSG:32633", always_xy=True).transform(float(there.x), float(there.y))
+    expected = own.isel(time=0).sel(x=back[0], y=back[1], method="nearest")
+    assert float(there.red) == float(expected.red)
+    held = ds.red.values[~np.isnan(ds.red)]
+    assert len(held) > 1000
+    assert np.isin(held, own.red).all(), "the nearest number, and none between"
+
+
+def test_a_geopolygon_is_its_box_in_pixels_of_the_cube(manifest):
+    own = stored(manifest)
+    corners = [(500100, 4999900), (500300, 4999900), (500200, 4999700)]
+    whole = Transformer.from_crs("EPSG:32633", "OGC:CRS84", always_xy=True)
+    ring = [list(whole.transform(*corner)) for corner in [*corners, corners[0]]]
+    polygon = {"type": "Polygon", "coordinates": [ring]}
+    collection = {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": polygon}]}
+    for given in (polygon, collection, shapely.Polygon(ring), Geometry(polygon, "EPSG:4326")):
+        ds = stored(manifest, geopolygon=given)
+        # Corners on the edges of pixels may take one more, by a rounding.
+        assert 20 <= ds.sizes["x"] <= 22
+        assert 20 <= ds.sizes["y"] <= 22
+        np.testing.assert_array_equal(ds.red, own.red.sel(x=ds.x, y=ds.y))
+    in_metres = Geometry(shapely.Polygon(np.add(corners, (3, -4))), "EPSG:32633")
+    assert stored(manifest, geopolygon=in_metres).red.shape == (3, 21, 21)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crs": "EPSG:3857"}, r"^crs='EPSG:3857': no source is in it, so say how large pixels are \(resolution="),
+        ({"crs": "nonsense", "resolution": 10}, "crs='nonsense' is no coordinate reference system"),
+        ({"crs": 10}, "crs=10"),
+        ({"resolution": 0}, "resolution=0: give the size of a pixel"),
+        ({"resolution": -10}, "resolution=-10: give the size of a pixel"),
+        ({"resolution": float("nan")}, "resolution=nan: give the size of a pixel"),
+        ({"resolution": "10m"}, "resolution='10m'|make no grid: "),
+        ({"resolution": (10, 10, 10)}, r"resolution=\(10, 10, 10\)|make no grid: "),
+        ({"resolution": 1e-6}, "pixels of 1e-06 x -1e-06 cannot be read"),
+        ({"geobox": 10}, "geobox=int: it has no grid with a CRS; give an odc.geo GeoBox, or data"),
+        ({"like": np.zeros((3, 3))}, "like=ndarray: it has no grid with a CRS"),
+        ({"geopolygon": 10}, "geopolygon=int: give a geometry of shapely, geopandas or odc-geo, or GeoJSON"),
+        ({"geopolygon": {}}, "geopolygon=|make no grid: "),
+        ({"resampling": "linear"}, "resampling='linear' was asked for; there are nearest, bilinear, cubic, average"),
+        ({"resampling": {"red": 1}}, "resampling=1 was asked for"),
+        ({"resampling": {"blue": "cubic"}}, "band 'blue' was asked for; 'series' has nir, red"),
+        ({"groupby": "week"}, "groupby='week' was asked for; there are time, solar_day, id"),
+        ({"fuse": "top"}, "fuse='top' was asked for; there are first, last, newest, least_cloudy, mean, median"),
+    ],
+)
+def test_what_makes_no_grid_is_refused_by_name(manifest, options, message):
+    with pytest.raises(SelectionError, match=message):
+        open_cube(manifest, **options)
+
+
+@pytest.mark.parametrize("name", ["geobox", "like"])
+def test_a_whole_grid_leaves_nothing_else_to_say(manifest, name):
+    ds = open_cube(manifest)
+    whole = {name: ds.odc.geobox if name == "geobox" else ds}
+    others = {"crs": "EPSG:32633", "resolution": 10, "anchor": "edge", "bbox": (15, 45, 16, 46), "lon": (15, 16)}
+    for key, value in others.items():
+        more, called = ({"lat": (45, 46)}, "bbox") if key == "lon" else ({}, key)
+        with pytest.raises(SelectionError, match=f"^{name}= is a whole grid: leave out {called}="):
+            open_cube(manifest, **whole, **{key: value}, **more)
+    with pytest.raises(SelectionError, match=r"is a whole grid: leave out (like|geobox)="):
+        open_cube(manifest, geobox=ds.odc.geobox, like=ds)
+
+
+def test_two_places_at_once_are_refused(manifest):
+    with pytest.raises(SelectionError, match=r"^give bbox= or geopolygon=, not both"):
+        open_cube(manifest, bbox=(15, 45, 16, 46), geopolygon={"type": "Point", "coordinates": [15.0, 45.1]})
 
 
 def test_a_crs_is_that_of_files_that_name_none_and_of_the_cube(manifest, tmp_path):
@@ -366,9 +478,7 @@ def test_a_crs_is_that_of_files_that_name_none_and_of_the_cube(manifest, tmp_pat
         open_cube(path)
     ds = open_cube(path, crs="EPSG:32633")
     assert "UTM zone 33N" in ds.spatial_ref.attrs["crs_wkt"]
-    open_cube(manifest, crs="EPSG:32633")
-    with pytest.raises(SelectionError, match=r"^crs: a cube opens on its own grid"):
-        open_cube(manifest, crs="EPSG:3857")
+    assert open_cube(manifest, crs="EPSG:32633").identical(open_cube(manifest))
 
 
 def test_the_arguments_of_build_go_through(tmp_path):
@@ -383,13 +493,56 @@ def test_the_arguments_of_build_go_through(tmp_path):
 
 
 def test_an_unknown_argument_is_a_type_error(manifest):
-    with pytest.raises(TypeError, match="unexpected arguments: resolutoin"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'resolutoin'"):
         open_cube(manifest, resolutoin=10)
+    for name in ("x", "y", "dtype", "stac_cfg"):  # of odc.stac.load
+        with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'"):
+            open_cube(manifest, **{name: (0, 1)})
 
 
-def test_another_grouping_is_refused(manifest):
-    with pytest.raises(SelectionError, match="groupby='solar_day' is not there yet"):
-        open_cube(manifest, groupby="solar_day")
+def test_steps_are_times_days_or_items(tmp_path):
+    """Three scenes of a pass, seconds apart, that lie beside each other, and one of the next day."""
+    stamps = ("20240101T100000", "20240101T100024", "20240101T100048", "20240102T100000")
+    parts = []
+    for i, stamp in enumerate(stamps):
+        parts.append(unique_values((100, 40), "uint16", i))
+        write(tmp_path / f"{stamp}.tif", parts[-1], column=40 * (i % 3), nodata=0)
+    manifest = build(tmp_path, pattern="{time:%Y%m%dT%H%M%S}.tif")
+    assert stored(manifest).sizes["time"] == stored(manifest, groupby="id").sizes["time"] == 4
+    ds = stored(manifest, groupby="solar_day")
+    assert [str(time)[:19] for time in ds.time.values] == ["2024-01-01T10:00:00", "2024-01-02T10:00:00"]
+    np.testing.assert_array_equal(ds.band_1[0], np.concatenate(parts[:3], axis=1))
+    np.testing.assert_array_equal(ds.band_1[1, :, :40], parts[3])
+    assert not ds.band_1[1, :, 40:].any()
+    chosen = stored(manifest, groupby="solar_day", time="2024-01-02")
+    np.testing.assert_array_equal(chosen.band_1, ds.band_1[1:])
+
+
+def test_the_cube_behind_a_dataset_is_opened_as_any_other(manifest):
+    """Whatever grid and steps the dataset had."""
+    for options in ({"resolution": 20}, {"groupby": "id"}, {"groupby": "solar_day", "fuse": "last"}):
+        behind = open_cube(manifest, **options).cube.manifest
+        xr.testing.assert_identical(open_cube(behind), open_cube(manifest))
+        xr.testing.assert_identical(open_cube(behind, **options), open_cube(manifest, **options))
+
+
+def test_opening_a_cube_of_several_grids_lists_them_and_says_what_helps(tmp_path):
+    for i, (size, column) in enumerate(((10, 0), (10, 120), (20, 0))):
+        transform = from_origin(500000 + column * size, 5000000, size, size)
+        write_cog(tmp_path / f"{i}.tif", unique_values((100, 120), "uint16", i), transform=transform, nodata=0)
+    manifest = build(tmp_path, name="mixed", pattern="{tile}.tif")
+    with pytest.raises(SelectionError) as caught:
+        open_cube(manifest)
+    assert str(caught.value) == (
+        "the sources of 'mixed' lie on 2 grids:\n"
+        "  2 in EPSG:32633, pixels of 10 x -10 from (500000, 5000000)\n"
+        "  1 in EPSG:32633, pixels of 20 x -20 from (500000, 5000000)\n"
+        "say which pixels you want (crs= and resolution=, like=, or geobox=), or choose bands of one grid"
+    )
+    ds = open_cube(manifest, resolution=20)
+    assert (ds.sizes["y"], ds.sizes["x"]) == (100, 120)
+    assert not ds.band_1.isnull().any()
+    xr.testing.assert_identical(open_cube(manifest, like=ds), ds)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,28 @@ def test_a_file_that_is_gone_is_not_found(local):
         is_unchanged(manifest)
 
 
+def test_each_file_is_compared_with_its_place_on_its_own_grid(tmp_path):
+    """Two files of one grid, one of the next zone some pixels on, and one of larger pixels; all with the same tiles."""
+    first = tmp_path / "in" / "a.tif"
+    write(first)
+    with rasterio.open(first) as file:
+        a, _, c, _, _, f, *_ = file.transform
+    places = {"b": (a, c + 1200, "EPSG:32633"), "c": (a, c + 30, "EPSG:32632"), "d": (2 * a, c, "EPSG:32633")}
+    for name, (size, left, crs) in places.items():
+        write(tmp_path / "in" / f"{name}.tif", crs=crs, transform=rasterio.Affine(size, 0, left, 0, -size, f))
+    manifest = build(tmp_path / "in", pattern="{tile}.tif", to=tmp_path / "m.cube")
+    assert len(manifest.grids) == 3
+    hrefs = [manifest.facts(i).href for i in range(4)]
+    scanned, _ = scan_sources([Source(href=href, item=href[-5]) for href in hrefs])
+    headers = {each.source.href: each.header for each in scanned}
+    target = open_cube(manifest, resolution=30).cube.manifest  # where windows lie makes no difference
+    for i, href in enumerate(hrefs):
+        os.utime(href)  # newer than they were: their headers decide
+        for found in (manifest, target):
+            require_unchanged(found, i, found.facts(i))
+            assert [other for other in hrefs if is_same_header(found, i, headers[other])] == [href]
+
+
 def test_each_version_of_a_file_is_judged_anew(local):
     path, manifest, values = local
     original = path.read_bytes()

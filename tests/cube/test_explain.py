@@ -12,6 +12,8 @@ import dask
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from pyproj import Transformer
 
 from cube.archive.build import build
 from cube.dataset import open_cube
@@ -136,6 +138,68 @@ def test_dask_blocks(manifest: Manifest, store: ObjectStore, gap: int, chosen: d
     dask.compute(ds)
     assert_counted(found, store)
     assert found.blocks == np.prod([len(lengths) for lengths in blocks])
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Manifest, ObjectStore]]:
+    """Two files of one zone that overlap, one at half their resolution, and one of the next zone; with overviews."""
+    folder = tmp_path_factory.mktemp("mixed")
+    to_next = Transformer.from_crs("EPSG:32633", "EPSG:32634", always_xy=True)
+    x, y = to_next.transform(402000, 5399000)
+    places = [("EPSG:32633", 10, 399960, 5400000), ("EPSG:32633", 10, 403960, 5400000)]
+    places += [("EPSG:32633", 20, 399960, 5396000), ("EPSG:32634", 10, round(x, -1), round(y, -1))]
+    for i, (crs, size, left, top) in enumerate(places):
+        transform = Affine(size, 0, left, 0, -size, top)
+        values = unique_values((SIZE, SIZE), "uint16", i)
+        write_cog(folder / f"{i}.tif", values, crs=crs, transform=transform, nodata=0, blocksize=TILE, OVERVIEW_COUNT=2)
+    with ObjectStore(folder) as store:
+        hrefs = [f"{store.url}/{i}.tif" for i in range(4)]
+        yield build(hrefs, pattern="{tile}.tif", to=tmp_path_factory.mktemp("cube") / "m.cube"), store
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 200, "x": 300}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "grids"),
+    [
+        ({"resolution": 10}, 3),
+        ({"resolution": 10, "fuse": "median"}, 3),
+        ({"resolution": 15, "resampling": "cubic"}, 3),
+        ({"resolution": 45, "resampling": "average"}, 3),
+        ({"resolution": 10, "bbox": (13.668, 48.725, 13.678, 48.73)}, 2),
+        ({"crs": "EPSG:32634", "resolution": 10}, 3),
+        ({"crs": "EPSG:3857", "resolution": 300}, 3),
+    ],
+    ids=str,
+)
+def test_sources_on_several_grids(
+    mixed: tuple[Manifest, ObjectStore], gap: int, options: dict, grids: int, chunks
+) -> None:
+    manifest, store = mixed
+    assert len(manifest.grids) == 3
+    ds = open_cube(manifest, chunks=chunks, **options)
+    found = ds.cube.explain()
+    store.reset()
+    ds.compute()
+    assert_counted(found, store)
+    numbers = dict(zip(manifest.column("href"), manifest.column("grid"), strict=True))
+    assert len({numbers[each.href] for each in found.sources if each.requests}) == grids
+
+
+def test_coarse_pixels_are_read_from_overviews(mixed: tuple[Manifest, ObjectStore]) -> None:
+    manifest, _ = mixed
+    tiles = {}
+    for size in (10, 19, 20, 39, 40, 160):
+        found = open_cube(manifest, resolution=size).cube.explain()
+        tiles[size] = [each.tiles for each in found.sources]
+    # Of 640, 320 and 160 pixels, in tiles of 128; the third file has pixels of 20 m.
+    assert tiles == {
+        10: [25, 25, 25, 25],
+        19: [25, 25, 25, 25],
+        20: [9, 9, 25, 9],
+        39: [9, 9, 25, 9],
+        40: [4, 4, 9, 4],
+        160: [4, 4, 4, 4],
+    }
 
 
 def test_nothing_is_asked_to_explain(manifest: Manifest, store: ObjectStore) -> None:

@@ -102,6 +102,47 @@ def test_a_layer_without_time_or_nodata(elevation: Manifest) -> None:
     assert lines["band elevation"] == "float32, no nodata value, 1 sources"
 
 
+def several(folder: Path, count: int) -> Manifest:
+    """A cube of some grids, each of pixels of its own size, and the first of two files."""
+    sizes = [10.0, *(10.0 + i for i in range(count))]
+    for i, size in enumerate(sizes):
+        transform = Affine(size, 0, 399960 + 320 * i * (i < 2), 0, -size, 5400000)
+        values = np.full((32, 32), i + 1, "uint8")
+        write_cog(folder / "in" / f"f{i:02}.tif", values, transform=transform, nodata=0, blocksize=128)
+    return cube.build(folder / "in", pattern="{tile}.tif", to=folder / "several.cube")
+
+
+def test_each_grid_is_described_those_of_most_sources_first(tmp_path: Path) -> None:
+    manifest = several(tmp_path, 3)
+    facts = json.loads(json.dumps(describe(manifest)))
+    assert [(grid["resolution"], grid["shape"], grid["sources"]) for grid in facts["grids"]] == [
+        ([10.0, 10.0], [32, 64], 2),
+        ([11.0, 11.0], [32, 32], 1),
+        ([12.0, 12.0], [32, 32], 1),
+    ]
+    assert {"crs", "shape", "bounds", "levels"}.isdisjoint(facts), "there is none that would be the cube's"
+    assert facts["on"] is None
+    assert facts["cube_bytes"] == 32 * 64 + 2 * 32 * 32
+    lines = [text for key, text in describe_in_words(facts) if key == "grid"]
+    assert lines == [
+        "32 rows x 64 columns of 10 x 10, EPSG:32633, 2 sources",
+        "32 rows x 32 columns of 11 x 11, EPSG:32633, 1 source",
+        "32 rows x 32 columns of 12 x 12, EPSG:32633, 1 source",
+    ]
+
+
+def test_of_many_grids_some_are_described_and_then_where_the_cube_opens(tmp_path: Path) -> None:
+    placed = cube.place(several(tmp_path, 13), resolution=20, fuse="median")
+    facts = describe(placed)
+    assert len(facts["grids"]) == 13
+    lines = [(key, text) for key, text in describe_in_words(facts) if key in ("grid", "opens on")]
+    assert [key for key, _ in lines] == ["grid"] * 11 + ["opens on"]
+    assert lines[10][1] == "and 3 more (--json has them all)"
+    assert "of 20 x 20, EPSG:32633" in lines[11][1]
+    assert lines[11][1].endswith("overlaps: median")
+    assert facts["on"]["fuse"] == "median"
+
+
 def test_a_crs_without_a_number_is_called_by_its_name(tmp_path: Path) -> None:
     crs = "+proj=laea +lat_0=52 +lon_0=10 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs"
     write_cog(tmp_path / "a.tif", np.ones((32, 32), "uint8"), crs=crs)

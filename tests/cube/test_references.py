@@ -22,6 +22,7 @@ from cube.errors import ReferencesError
 from cube.io.trace import trace
 from cube.manifest.open import Manifest
 from cube.references import plan_references, to_kerchunk
+from cube.spec import Placing
 from cube.testing import ObjectStore, unique_values, write_archive, write_cog
 
 # rioxarray and odc-geo still multiply affines with `*`.
@@ -202,6 +203,70 @@ def test_a_file_that_starts_inside_a_tile_is_refused(tmp_path: Path) -> None:
         write_cog(tmp_path / f"e{number}.tif", values, transform=transform, nodata=0, **TILED)
     with pytest.raises(ReferencesError, match=r"e1\.tif starts 72 columns into the cube, inside a tile of 64"):
         plan_references(cube.build(tmp_path, to=tmp_path / "a.cube"))
+
+
+def test_sources_that_overlap_are_refused(tmp_path: Path) -> None:
+    """A reference is to the tile of one file, and which pixels are whose is decided by their values."""
+    for number, column in enumerate([0, TILE]):
+        transform = Affine(10, 0, 500000 + column * 10, 0, -10, 5400000)
+        values = unique_values((TILE, 2 * TILE), "uint16", seed=number)
+        write_cog(tmp_path / f"e{number}.tif", values, transform=transform, nodata=0, **TILED)
+    manifest = cube.build(tmp_path, to=tmp_path / "a.cube")
+    assert cube.open_cube(manifest).sizes["x"] == 3 * TILE
+    message = (
+        r"^static references cannot describe band 'band_1': .*e1\.tif shares pixels with another source, and a "
+        r"reference is to one of them; serve the cube instead \(`cube serve`\)"
+    )
+    with pytest.raises(ReferencesError, match=message):
+        plan_references(manifest)
+    with pytest.raises(ReferencesError, match=message):
+        to_kerchunk(manifest, tmp_path / "refs.json")
+    assert not (tmp_path / "refs.json").exists()
+
+
+def test_dates_of_one_place_do_not_overlap_unless_they_become_one_step(tmp_path: Path) -> None:
+    for number, time in enumerate(["20240101T100000", "20240101T100100"]):
+        write_cog(tmp_path / "in" / f"a_{time}.tif", unique_values(SHAPE, "uint16", number), nodata=0, **TILED)
+    manifest = cube.build(tmp_path / "in", pattern="a_{time:%Y%m%dT%H%M%S}.tif")
+    require_equal(manifest, tmp_path)
+    with pytest.raises(ReferencesError, match="shares pixels with another source"):
+        plan_references(manifest.placed(Placing(groupby="solar_day")))
+
+
+def test_a_cube_of_several_grids_is_refused(tmp_path: Path) -> None:
+    for number, crs in enumerate(["EPSG:32633", "EPSG:32634"]):
+        write_cog(tmp_path / f"e{number}.tif", unique_values(SHAPE, "uint16"), crs=crs, nodata=0, **TILED)
+    manifest = cube.build(tmp_path, to=tmp_path / "a.cube")
+    message = r"^static references cannot describe this cube: the sources of 'a' lie on 2 grids:\n  1 in EPSG:3263"
+    with pytest.raises(ReferencesError, match=message):
+        plan_references(manifest)
+    for lattice in (0, 1):
+        require_equal_to(plan_references(manifest.placed(Placing(lattice=lattice))), manifest, lattice)
+
+
+def require_equal_to(references: dict[str, Any], manifest: Manifest, lattice: int) -> None:
+    """Check that references are to the tiles of the only file on one of the grids."""
+    ((number, href),) = [
+        (i, href)
+        for i, (href, grid) in enumerate(zip(manifest.column("href"), manifest.column("grid"), strict=True))
+        if grid == lattice
+    ]
+    image = manifest.image(number)
+    tiles = {key: value for key, value in references.items() if isinstance(value, tuple)}
+    assert {key: value[1:] for key, value in tiles.items()} == {
+        f"band_1/{j}.{i}": (image.offsets[0, j, i], image.lengths[0, j, i]) for j in range(3) for i in range(4)
+    }
+    assert {Path(value[0]).name for value in tiles.values()} == {Path(href).name}
+
+
+def test_a_cube_on_a_grid_of_its_own_is_refused(tmp_path: Path) -> None:
+    manifest = cube.build(write_cog(tmp_path / "a.tif", unique_values(SHAPE, "uint16"), nodata=0, **TILED))
+    grid = cube.open_cube(manifest, resolution=20).cube.grid
+    message = (
+        r"^static references cannot describe this cube: 'a' is on a grid of its own \(EPSG:32633, pixels of 20 x -20"
+    )
+    with pytest.raises(ReferencesError, match=message):
+        plan_references(manifest.placed(Placing(grid=grid, lattice=None)))
 
 
 def test_bands_that_share_tiles_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rasterio.transform import from_origin
 
 from cube import build, open_cube
 from cube.catalog import add_entry, manifest_entry
-from cube.errors import BuildError
+from cube.errors import BuildError, SelectionError
 from cube.testing import ObjectStore
 from cube.testing.archive import write_cog
 from server.app import create_app
@@ -272,6 +272,8 @@ def stac(maps):
     write_json(folder / "relief" / "collection.json", collection("relief", [], assets=assets))
     assets = {"water": {"href": "./water.tif", **kind}}
     write_json(folder / "water" / "collection.json", collection("water", [], assets=assets))
+    links = [{"rel": "child", "href": f"./{name}/collection.json"} for name in (*LAYERS, "relief", "water")]
+    write_json(folder / "catalog.json", {"type": "Catalog", "id": "maps", "links": links})
     return folder
 
 
@@ -368,10 +370,37 @@ def test_the_four_entries_are_served(atlas):
         assert {"time"}.isdisjoint(water.dims)
 
 
-def test_products_on_different_grids_are_not_one_cube(stac):
-    links = [{"rel": "child", "href": f"./{entry}/row_00.json"} for entry in LAYERS]
-    write_json(stac / "rows.json", {"type": "Catalog", "id": "rows", "links": links})
-    with pytest.raises(
-        BuildError, match=r"soil/.*\.tif and .*flood/.*\.tif differ in pixel size: 0\.5 x -0\.5 and 0\.25"
-    ):
-        build(stac / "rows.json")
+def test_products_on_different_grids_are_a_cube_that_opens_by_product(stac, tmp_path):
+    # Wherever such a cube is opened, there are pixels of which water, which has a number for all of its own, says none.
+    with pytest.raises(BuildError, match=r"band 'water' \(uint8, no nodata value\) is missing"):
+        build(stac / "catalog.json", to=tmp_path / "maps.cube")
+    manifest = build(stac / "catalog.json", to=tmp_path / "maps.cube", fill_value=255)
+    assert (len(manifest), len(manifest.bands)) == (2522, 10)
+    with pytest.raises(SelectionError) as caught:
+        open_cube(manifest)
+    assert [line.split(" from")[0] for line in str(caught.value).splitlines()[:4]] == [
+        "the sources of 'maps' lie on 3 grids:",
+        "  2,000 in EPSG:4326, pixels of 0.5 x -0.5",
+        "  520 in EPSG:4326, pixels of 0.25 x -0.25",
+        "  2 in EPSG:4326, pixels of 2 x -2",
+    ]
+    for entry, layers in LAYERS.items():
+        check_layers(open_cube(manifest, layers, mask_and_scale=False), entry)
+    water = open_cube(manifest, "water", mask_and_scale=False).water
+    np.testing.assert_array_equal(water, np.arange(90 * 180).reshape(90, 180) % 3)
+
+
+def test_products_on_different_grids_meet_on_one_that_is_asked_for(maps, tmp_path):
+    manifest = build([maps / "soil", maps / "flood"], pattern="{band}_{tile}.tif", to=tmp_path / "maps.cube")
+    with pytest.raises(SelectionError, match="lie on 2 grids"):
+        open_cube(manifest)
+    soil = open_cube(manifest, LAYERS["soil"], mask_and_scale=False)
+    ds = open_cube(manifest, like=soil, mask_and_scale=False)
+    np.testing.assert_array_equal(ds.clay, soil.clay)
+    depth = whole("flood", "depth")  # whose pixels are a quarter of soil's, from 40 W and 30 N
+    expected = np.full(soil.clay.shape, -1)
+    place = np.s_[(80 - 30) * 2 : (80 - 30) * 2 + 104, (100 - 40) * 2 : (100 - 40) * 2 + 160]
+    expected[place] = depth[1::2, 1::2]
+    np.testing.assert_array_equal(ds.depth, expected)
+    means = open_cube(manifest, ["depth"], like=soil, resampling="average", mask_and_scale=False).depth
+    np.testing.assert_allclose(means.values[place], depth.reshape(104, 2, 160, 2).mean(axis=(1, 3)), atol=0.5)

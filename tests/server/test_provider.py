@@ -92,3 +92,18 @@ def test_a_dataset_is_opened_once_a_version(manifest: str, tmp_path: Path) -> No
     second = provider.get_dataset("a")
     assert second is not None
     assert second.sizes == {"y": 32, "x": 64}
+
+
+def test_a_cube_of_several_grids_is_served_once_it_is_placed(tmp_path: Path) -> None:
+    for name, crs in (("a", "EPSG:32633"), ("b", "EPSG:32634")):
+        write_cog(tmp_path / f"{name}.tif", unique_values((64, 64), "uint16"), crs=crs, nodata=0)
+    manifest = cube.build([tmp_path / "a.tif", tmp_path / "b.tif"], to=tmp_path / "m.cube")
+    registry = CubeRegistry({"m": manifest.url}, refresh_s=0)
+    with pytest.raises(UnknownDatasetError, match=r"the sources of 'm' lie on 2 grids:\n  1 in EPSG:3263"):
+        asyncio.run(registry.find("m"))
+    placed = cube.place(manifest, crs="EPSG:32633", resolution=20, bbox=(13.64, 48.73, 13.65, 48.75))
+    store = asyncio.run(registry.find("m"))
+    assert (store.version, store.manifest.grid) == (placed.version, placed.grid)
+    dataset = CubeProvider(registry).get_dataset("m")
+    assert dataset is not None
+    assert dataset.identical(cube.open_cube(placed))

@@ -16,11 +16,12 @@ import rasterio
 import rioxarray  # noqa: F401 - the accessor .rio
 import xarray as xr
 import zarr
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
 import cube
-from cube.catalog import manifest_entry
+from cube.catalog import add_entry, manifest_entry
 from cube.io.trace import trace
 from cube.testing import ObjectStore, unique_values, write_cog
 from server.app import create_app
@@ -70,6 +71,37 @@ def test_zarr_opens_every_level(url: str, catalog: Path) -> None:
         with rasterio.open(f'ZARR:"/vsicurl/{url}/datasets/heights/level/{level}/v2.zarr":/band_1') as opened:
             np.testing.assert_array_equal(opened.read(1), expected["band_1"].values)
             assert opened.transform.almost_equals(expected.odc.geobox.transform)
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalogue of a cube over two zones whose scenes overlap, and that was placed on one grid and on days."""
+    folder = tmp_path_factory.mktemp("placed")
+    scenes = [("a_20240101T100000", "EPSG:32633", 399960), ("b_20240101T100024", "EPSG:32633", 403960)]
+    scenes += [("c_20240101T100030", "EPSG:32632", 838000), ("a_20240102T100000", "EPSG:32633", 399960)]
+    for number, (name, crs, left) in enumerate(scenes):
+        transform, values = Affine(10, 0, left, 0, -10, 5400000), unique_values((600, 600), "uint16", seed=number)
+        values[:50, :50] = 0
+        write_cog(folder / "in" / f"{name}.tif", values, crs=crs, transform=transform, nodata=0, blocksize=256)
+    manifest = cube.build(folder / "in", pattern="{tile}_{time:%Y%m%dT%H%M%S}.tif", to=folder / "m.cube")
+    where = {"crs": "EPSG:32633", "resolution": 15, "resampling": "cubic", "groupby": "solar_day", "fuse": "median"}
+    cube.place(manifest, **where)
+    add_entry(folder / "catalog.yaml", manifest_entry("m", manifest.url, catalog=folder / "catalog.yaml"))
+    return folder
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_placed_cube_is_served_on_its_pixels_and_days(placed: Path, opener: str) -> None:
+    expected = cube.open_cube(str(placed / "m.cube"))
+    assert expected.sizes["time"] == 2
+    with serving(create_app(placed / "catalog.yaml")) as url:
+        opened = OPENERS[opener](f"{url}/datasets/m")
+        assert opened.odc.geobox == expected.odc.geobox
+        xr.testing.assert_identical(alike(opened.load()), alike(expected.load()))
+        for level in range(len(cube.open_manifest(str(placed / "m.cube")).levels)):
+            coarse = xr.open_dataset(f"{url}/datasets/m/level/{level}.zarr")
+            own = cube.open_cube(str(placed / "m.cube"), level=level)
+            xr.testing.assert_identical(alike(coarse.load()), alike(own.load()))
 
 
 @pytest.mark.parametrize("ending", [".zarr", "/v2.zarr"])

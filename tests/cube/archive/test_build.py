@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,7 +21,7 @@ from cube.errors import BuildError, CubeError, ManifestError, ReadError, Selecti
 from cube.grid import Window
 from cube.reader import read_block
 from cube.settings import get_settings
-from cube.spec import CubeSpec
+from cube.spec import CubeSpec, Placing
 from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog
 from tests.serving import Quiet, serving
@@ -40,6 +41,13 @@ def stored(manifest, band, times=(0,), level=0, **what):
     height, width = manifest.grid_at(level).shape
     spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, **what)
     return read_block(spec, [band], times, Window(top=0, bottom=height, left=0, right=width))[band]
+
+
+def stored_on(manifest, lattice, band):
+    """Return all that is stored on one of several grids."""
+    height, width = manifest.grids[lattice].full.shape
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version, on=Placing(lattice=lattice))
+    return read_block(spec, [band], (0,), Window(top=0, bottom=height, left=0, right=width))[band]
 
 
 @pytest.fixture(scope="module")
@@ -321,23 +329,87 @@ def test_a_crs_is_given_to_files_that_name_none(tmp_path):
     assert build(tmp_path / "b.tif", crs="EPSG:32633").grid.crs == "EPSG:32634"
 
 
+def test_a_band_over_several_grids_needs_a_number_for_no_data(tmp_path):
+    write(tmp_path / "one.tif")
+    write(tmp_path / "two.tif", 1, crs="EPSG:32634")
+    with pytest.raises(
+        BuildError, match=r"band 'band_1' \(uint16, no nodata value\) is missing at 1 places or dates: "
+    ):
+        build(tmp_path, pattern="{tile}.tif")
+    manifest = build(tmp_path, pattern="{tile}.tif", fill_value=65535)
+    assert (manifest.band("band_1").nodata, len(manifest.grids)) == (65535, 2)
+
+
+@pytest.mark.parametrize("what", ["plain", "dated"])
+def test_two_plain_files_of_the_very_same_place_are_refused(tmp_path, what):
+    date = "_20240201" if what == "dated" else ""
+    for name in ("one", "two"):
+        write(tmp_path / f"{name}{date}.tif")
+    write(tmp_path / f"three{date.replace('02', '03')}.tif", column=240)
+    when = r" at 2024-02-01T00:00:00" if date else ""
+    message = (
+        rf"band 'band_1'{when} comes from two files of the same place, .*one{date}\.tif and .*two{date}\.tif; "
+        r"leave one out, or tell bands and times apart with a pattern \(pattern=, --pattern\)"
+    )
+    with pytest.raises(BuildError, match=message):
+        build(tmp_path, pattern="{tile}_{time:%Y%m%d}.tif" if date else "{tile}.tif", fill_value=65535)
+
+
+# What lies on other grids, or on each other.
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "text"),
     [
-        ({"crs": "EPSG:32634"}, r"one\.tif and .*two\.tif differ in CRS: EPSG:32633 and EPSG:32634; "),
-        ({"pixel": 20}, r"one\.tif and .*two\.tif differ in pixel size: 10 x -10 and 20 x -20; "),
-        (
-            {"column": 120.5},
-            r"one\.tif and .*two\.tif lie on different pixel lattices, 120\.500 columns and 0\.000 rows",
-        ),
-        ({"column": 119}, r"comes from two overlapping sources, .*one\.tif and .*two\.tif; overlaps are not fused yet"),
+        ({"crs": "EPSG:32634"}, r"1 in EPSG:32634, pixels of 10 x -10 from \(500000, 5000000\)"),
+        ({"pixel": 20}, r"1 in EPSG:32633, pixels of 20 x -20 from \(500000, 5000000\)"),
+        ({"column": 120.5}, r"1 in EPSG:32633, pixels of 10 x -10 from \(501205, 5000000\)"),
+        ({"row": -0.25}, r"1 in EPSG:32633, pixels of 10 x -10 from \(500000, 5000002\.5\)"),
     ],
 )
-def test_sources_that_do_not_fit_are_refused_with_what_differs(tmp_path, options, message):
-    write(tmp_path / "one.tif")
-    write(tmp_path / "two.tif", 1, **options)
-    with pytest.raises(BuildError, match=message):
-        build(tmp_path, pattern="{tile}.tif")
+def test_what_lies_on_another_grid_becomes_a_grid_of_its_own(tmp_path, options, text):
+    one = write(tmp_path / "one.tif", nodata=0)
+    two = write(tmp_path / "two.tif", 1, nodata=0, **options)
+    three = write(tmp_path / "three.tif", 2, nodata=0, column=120, row=7)
+    manifest = build(tmp_path, pattern="{tile}.tif")
+    rows = {Path(row["href"]).stem: row for row in manifest.source_table().to_pylist()}
+    (number,) = {rows["one"]["grid"], rows["three"]["grid"]}
+    assert rows["two"]["grid"] == 1 - number
+    assert {name: (row["row"], row["column"]) for name, row in rows.items()} == {
+        "one": (0, 0),
+        "two": (0, 0),
+        "three": (7, 120),
+    }
+    for source in range(3):
+        name = Path(manifest.facts(source).href).stem
+        with rasterio.open(manifest.facts(source).href) as oracle:
+            grid = manifest.grid_of(source)
+            assert grid == manifest.grids[rows[name]["grid"]].full
+            assert (grid.crs, rows[name]["crs"]) == (oracle.crs.to_string(), oracle.crs.to_string())
+            assert grid.transform[:2] == tuple(oracle.transform)[:2]
+    with pytest.raises(SelectionError) as caught:
+        open_cube(manifest)
+    assert re.search(
+        rf"^the sources of '.*' lie on 2 grids:\n  2 in EPSG:32633, pixels of 10 x -10 .*\n  {text}\nsay which pixels",
+        str(caught.value),
+    )
+    beside = np.zeros((107, 240), "uint16")
+    beside[:100, :120] = one
+    beside[7:, 120:] = three
+    np.testing.assert_array_equal(stored_on(manifest, number, "band_1"), beside[None])
+    np.testing.assert_array_equal(stored_on(manifest, 1 - number, "band_1"), two[None])
+
+
+def test_bands_of_one_grid_are_opened_though_others_lie_elsewhere(tmp_path):
+    red = write(tmp_path / "20240101_red.tif", nodata=0)
+    swir = write(tmp_path / "20240101_swir.tif", 1, nodata=0, pixel=20)
+    manifest = build(tmp_path, pattern="{time:%Y%m%d}_{band}.tif")
+    with pytest.raises(SelectionError, match="lie on 2 grids"):
+        open_cube(manifest)
+    for name, expected in (("red", red), ("swir", swir)):
+        ds = open_cube(manifest, name, mask_and_scale=False)
+        np.testing.assert_array_equal(ds[name][0], expected)
+        assert ds.x[1] - ds.x[0] == {"red": 10, "swir": 20}[name]
 
 
 def test_neighbours_that_share_an_edge_do_not_overlap(tmp_path):
@@ -346,11 +418,38 @@ def test_neighbours_that_share_an_edge_do_not_overlap(tmp_path):
     assert build(tmp_path, pattern="{tile}.tif").grid.shape == (200, 240)
 
 
-def test_overlaps_of_one_date_are_named_with_it(tmp_path):
-    for tile, date in itertools.product((0, 1), ("20240101", "20240201")):
-        write(tmp_path / f"t{tile}_{date}.tif", column=tile * (120 if date == "20240101" else 60))
-    with pytest.raises(BuildError, match=r"band 'band_1' at 2024-02-01T00:00:00 comes from two overlapping sources"):
-        build(tmp_path, pattern="{tile}_{time:%Y%m%d}.tif")
+def test_files_that_overlap_are_fused_the_first_on_top(tmp_path):
+    one = write(tmp_path / "one.tif")
+    two = write(tmp_path / "two.tif", 1, column=119, row=0)
+    manifest = build(tmp_path, pattern="{tile}.tif")
+    assert (manifest.grid.shape, len(manifest.grids)) == ((100, 239), 1)
+    expected = np.concatenate([one, two[:, 1:]], axis=1)
+    np.testing.assert_array_equal(stored(manifest, "band_1")[0], expected)
+    expected[:, 119] = two[:, 0]
+    np.testing.assert_array_equal(stored(manifest, "band_1", on=Placing(fuse="last"))[0], expected)
+
+
+def test_overlaps_are_those_of_one_date(tmp_path):
+    arrays = {}
+    for seed, (tile, date) in enumerate(itertools.product((0, 1), ("20240101", "20240201"))):
+        column = tile * (120 if date == "20240101" else 60)
+        arrays[tile, date] = write(tmp_path / f"t{tile}_{date}.tif", seed, column=column, nodata=0)
+    manifest = build(tmp_path, pattern="{tile}_{time:%Y%m%d}.tif")
+    first, second = stored(manifest, "band_1", (0, 1))
+    np.testing.assert_array_equal(first, np.concatenate([arrays[0, "20240101"], arrays[1, "20240101"]], axis=1))
+    np.testing.assert_array_equal(second[:, :120], arrays[0, "20240201"])
+    np.testing.assert_array_equal(second[:, 120:180], arrays[1, "20240201"][:, 60:])
+    assert (second[:, 180:] == 0).all()
+
+
+def test_scenes_of_a_catalogue_may_be_of_the_very_same_place(series, items, tmp_path):
+    _, arrays = series
+    for item in items["features"]:
+        item["properties"]["datetime"] = "2024-01-01T10:30:00Z"
+    manifest = build(items, to=tmp_path / "s.cube")
+    assert (len(manifest), manifest.steps) == (4, 1)
+    np.testing.assert_array_equal(stored(manifest, "red")[0], arrays["20240101_red.tif"])
+    np.testing.assert_array_equal(stored(manifest, "red", on=Placing(fuse="last"))[0], arrays["20240201_red.tif"])
 
 
 def test_times_are_all_or_nothing(items, tmp_path):

@@ -108,6 +108,16 @@ def write_masked(root: Path, *, beside: bool = False) -> None:
                     file.build_overviews([2, 4])
 
 
+def write_overlaps(root: Path) -> None:
+    """Write sources that lie on each other in parts, with holes through which the next shows."""
+    for number, date in enumerate(DATES):
+        for i, (row, column) in enumerate([(64, 0), (0, 60), (100, 130), (30, 30)]):
+            values = unique_values((192, 160), "uint16", 9 * number + i)
+            values[20 * i : 20 * i + 50, 40:90] = 0
+            options = {"nodata": 0, "blocksize": 128} | ({"compress": "LZW"} if i == 2 else {})
+            write_cog(root / f"t{i}_{date}_nir.tif", values, transform=place(row, column), **options)
+
+
 def write_mixed(root: Path) -> None:
     """Write files of which GDAL reads one."""
     write_masked(root, beside=True)
@@ -119,6 +129,7 @@ ARCHIVES = {
     "mosaic": write_mosaic,
     "masked": write_masked,
     "mixed": write_mixed,
+    "overlaps": write_overlaps,
 }
 
 
@@ -235,6 +246,35 @@ def test_whole_cubes_and_other_readers(case: Case, tmp_path: Path) -> None:
                 rasterio.open(source.source.href, OVERVIEW_LEVEL=level) as other,
             ):
                 np.testing.assert_array_equal(one.read(), other.read())
+
+
+@pytest.mark.parametrize("fuse", ["first", "last", "newest", "least_cloudy", "median"])
+def test_of_scenes_that_overlap_the_same_lies_on_top(tmp_path: Path, fuse: str) -> None:
+    """Whatever their copies are called: here the order of the originals' folders, then of their clouds."""
+    features = []
+    for i, (folder, cloud) in enumerate([("c", 5), ("a", 50), ("b", 20)]):
+        write(tmp_path / folder, "B04.tif", (192, 160), at=(20 * i, 30 * i), seed=i)
+        asset = {"href": (tmp_path / folder / "B04.tif").as_posix(), "type": "image/tiff; application=geotiff"}
+        features.append(
+            {
+                "type": "Feature",
+                "stac_version": "1.0.0",
+                "id": "same" if i < 2 else "other",
+                "collection": f"pass-{i}",
+                "geometry": None,
+                "links": [],
+                "properties": {"datetime": f"2024-01-15T10:00:{i // 2:02}Z", "eo:cloud_cover": cloud},
+                "assets": {"red": {**asset, "roles": ["data"]}},
+            }
+        )
+    manifest = build({"type": "FeatureCollection", "features": features}, to=tmp_path / "o.cube")
+    assert len(manifest) == 3
+    options: dict[str, Any] = {"groupby": "solar_day", "fuse": fuse, "mask_and_scale": False}
+    bbox = box(manifest, Window(top=10, bottom=150, left=20, right=180))
+    copy = copy_cube(plan_copy(manifest, tmp_path / "copied", bbox=bbox)).manifest
+    expected, found = open_cube(manifest, **options), open_cube(copy, **options)
+    assert found.sizes["time"] == 1
+    np.testing.assert_array_equal(found.red, expected.red.sel(x=found.x, y=found.y))
 
 
 def test_uncopied_tiles_are_sparse_to_gdal_and_outside_of_the_cube(scenes: Case, tmp_path: Path) -> None:

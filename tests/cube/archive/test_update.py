@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 
 from cube.archive.build import build
 from cube.archive.update import append, refresh
 from cube.dataset import open_cube
-from cube.errors import BuildError, ManifestError, SourceChangedError, SourceError
+from cube.errors import BuildError, ManifestError, SelectionError, SourceChangedError, SourceError
+from cube.grid import Window
 from cube.manifest.open import Manifest, open_manifest
 from cube.manifest.stored import read_stored
+from cube.reader import read_block
+from cube.spec import CubeSpec, Placing
 from cube.testing import Archive, ObjectStore, write_archive, write_cog
 from cube.testing.archive import unique_values
 
@@ -60,6 +64,14 @@ def refuse(manifest: Manifest, message: str, act) -> None:
     after = state(manifest)
     assert {name: after[name] for name in before} == before
     assert open_manifest(manifest.url).version == manifest.version
+
+
+def on(manifest: Manifest, lattice: int, level: int = 0) -> dict[str, np.ndarray]:
+    """Return all that is stored of each band on one of the grids of a cube."""
+    height, width = manifest.grids[lattice].grids[level].shape
+    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level, on=Placing(lattice=lattice))
+    bands = [band.name for band in manifest.bands]
+    return read_block(spec, bands, range(manifest.steps), Window(top=0, bottom=height, left=0, right=width))
 
 
 class TestAppend:
@@ -192,10 +204,6 @@ class TestAppend:
                 {"nodata": 7},
                 r"has 0 as a value, which is the cube's nodata \(the file's own: 7\)",
             ),
-            ("T1_20240106_red.tif", {"crs": "EPSG:32632"}, "s.cube and .*_red.tif differ in CRS"),
-            ("T1_20240106_red.tif", {"transform": place(0.5)}, "lie on different pixel lattices"),
-            ("T1_20240106_red.tif", {"transform": place() @ Affine.scale(2)}, "differ in pixel size"),
-            ("T3_20240101_red.tif", {"transform": place(3)}, "band 'red' at 2024-01-01.* comes from two overlapping"),
         ],
     )
     def test_what_does_not_fit_is_refused_and_changes_nothing(
@@ -203,6 +211,114 @@ class TestAppend:
     ) -> None:
         write(files, name, **options)
         refuse(manifest, message, lambda: append(manifest, files))
+
+    @pytest.mark.parametrize(
+        ("options", "line"),
+        [
+            ({"crs": "EPSG:32632"}, "1 in EPSG:32632, pixels of 10 x -10 from (399960, 5400000)"),
+            ({"transform": place(0.5)}, "1 in EPSG:32633, pixels of 10 x -10 from (399965, 5400000)"),
+            ({"transform": place() @ Affine.scale(2)}, "1 in EPSG:32633, pixels of 20 x -20 from (399960, 5400000)"),
+        ],
+    )
+    def test_what_lies_on_another_grid_brings_it_along(
+        self, files: Path, manifest: Manifest, options: dict, line: str
+    ) -> None:
+        before = on(manifest, 0)
+        red = write(files, "T1_20240106_red.tif", seed=10, **options)
+        done = append(manifest, files)
+        assert (done.added, len(done.manifest.grids), len(manifest.grids)) == (1, 2, 1)
+        assert done.manifest.grids[0] == manifest.grids[0]
+        with pytest.raises(SelectionError) as caught:
+            open_cube(done.manifest)
+        assert str(caught.value).splitlines()[:3] == [
+            "the sources of 's' lie on 2 grids:",
+            "  6 in EPSG:32633, pixels of 10 x -10 from (399960, 5400000)",
+            f"  {line}",
+        ]
+        after, beside = on(done.manifest, 0), on(done.manifest, 1)
+        for name in ("red", "nir"):
+            np.testing.assert_array_equal(after[name][[0, 2, 3]], before[name])
+            assert not after[name][1].any()
+        np.testing.assert_array_equal(beside["red"][1], red)
+        assert not beside["red"][[0, 2, 3]].any()
+        assert not beside["nir"].any()
+        np.testing.assert_array_equal(open_cube(done.manifest, "nir", mask_and_scale=False).nir, after["nir"])
+        # What comes next joins the grid that it lies on; a third date shows that both stay what they are.
+        nir = write(files, "T1_20240106_nir.tif", seed=11, **options)
+        again = append(done.manifest, files).manifest
+        assert again.grids == done.manifest.grids
+        np.testing.assert_array_equal(on(again, 1)["nir"][1], nir)
+
+    def test_one_of_several_grids_grows(self, files: Path, manifest: Manifest) -> None:
+        first = write(files, "T2_20240101_red.tif", seed=20, crs="EPSG:32632")
+        both = append(manifest, files).manifest
+        second = write(files, "T3_20240101_red.tif", seed=21, crs="EPSG:32632", transform=place(-SIZE, -SIZE))
+        third = write(files, "T4_20240101_nir.tif", seed=22, transform=place(SIZE))
+        grown = append(both, files).manifest
+        assert [levels.full.shape for levels in grown.grids] == [(SIZE, 2 * SIZE), (2 * SIZE, 2 * SIZE)]
+        own, beside = on(grown, 0), on(grown, 1)
+        np.testing.assert_array_equal(own["red"][:, :, :SIZE], on(manifest, 0)["red"])
+        np.testing.assert_array_equal(own["nir"][0, :, SIZE:], third)
+        np.testing.assert_array_equal(beside["red"][0, SIZE:, SIZE:], first)
+        np.testing.assert_array_equal(beside["red"][0, :SIZE, :SIZE], second)
+        assert not beside["red"][0, :SIZE, SIZE:].any()
+        whole = build(files, to=files.parent / "whole.cube")
+        assert set(whole.grids) == set(grown.grids)
+
+    @pytest.mark.parametrize("joins", ["elsewhere", "the whole", "nothing"])
+    def test_overviews_stay_what_they_were(self, tmp_path: Path, joins: str) -> None:
+        """Of two files side by side, the last coarse pixel reaches over the edge."""
+        folder = tmp_path / "f"
+
+        def scene(name: str, seed: int, *, width: int, column: int = 0, **options) -> None:
+            transform = place(column)
+            write_cog(
+                folder / name,
+                unique_values((256, width), "uint16", seed),
+                **{"transform": transform, "nodata": 0, "driver": "GTiff", "blockxsize": 64, "blockysize": 64}
+                | options,
+            )
+            with rasterio.open(folder / name, "r+") as file:
+                file.build_overviews([2, 4])
+
+        scene("a_20240101.tif", 0, width=256)
+        scene("b_20240101.tif", 1, width=201, column=256)
+        scene("a_20240102.tif", 2, width=256)
+        manifest = build(folder, pattern="{tile}_{time:%Y%m%d}.tif", to=tmp_path / "s.cube")
+        assert [level.shape for level in manifest.levels] == [(256, 457), (128, 229), (64, 115)]
+        before = [on(manifest, 0, level)["band_1"][0] for level in range(3)]
+        if joins == "nothing":
+            (folder / "a_20240102.tif").unlink()
+            after = refresh(manifest, drop_vanished=True).manifest
+        else:
+            crs = {"crs": "EPSG:32632"} if joins == "elsewhere" else {}
+            scene("c_20240103.tif", 3, width=457, **crs)
+            after = append(manifest, folder).manifest
+        assert after.grids[0] == manifest.grids[0]
+        for level, expected in enumerate(before):
+            np.testing.assert_array_equal(on(after, 0, level)["band_1"][0], expected)
+
+    def test_what_overlaps_is_fused(self, files: Path, manifest: Manifest) -> None:
+        old = open_cube(manifest, mask_and_scale=False).red.values
+        red = write(files, "T3_20240101_red.tif", seed=10, transform=place(3))
+        done = append(manifest, files)
+        assert (done.added, len(done.manifest.grids)) == (1, 1)
+        found = open_cube(done.manifest, mask_and_scale=False).red.values
+        np.testing.assert_array_equal(found[:, :, :SIZE], old)
+        np.testing.assert_array_equal(found[0, :, SIZE:], red[:, SIZE - 3 :])
+        last = open_cube(done.manifest, mask_and_scale=False, fuse="last").red.values
+        np.testing.assert_array_equal(last[0, :, 3:], red)
+
+    def test_a_second_file_of_the_very_same_place_is_refused(self, files: Path, tmp_path: Path) -> None:
+        manifest = build(files, pattern="{tile}_{time:%Y%m%d}_{band}.tif", to=tmp_path / "s.cube")
+        write(files, "T3_20240101_red.tif", seed=10)
+        message = (
+            r"band 'red' at 2024-01-01T00:00:00 comes from two files of the same place, .*T1_20240101_red\.tif and "
+            r".*T3_20240101_red\.tif; leave one out"
+        )
+        refuse(manifest, message, lambda: append(manifest, files))
+        write(files, "T3_20240101_red.tif", seed=10, transform=place(SIZE))
+        assert append(manifest, files).added == 1
 
     def test_a_smaller_dtype_and_a_nodata_of_its_own_fit(self, files: Path, manifest: Manifest) -> None:
         values = write(files, "T1_20240106_red.tif", dtype="uint8", nodata=0)
@@ -278,6 +394,40 @@ class TestAppend:
         write(files, "T1_20240107_red.tif", seed=11)
         with pytest.raises(ManifestError, match="changed by someone else"):
             append(manifest, files)
+
+    def test_a_manifest_of_the_second_schema(self, tmp_path: Path) -> None:
+        data = Path(__file__).parents[2] / "data" / "schema2"
+        folder = shutil.copytree(data, tmp_path / "old")
+        manifest = open_manifest(str(folder / "scenes.cube"))
+        before = open_cube(manifest, mask_and_scale=False).load()
+        scene = 1 + np.arange(48 * 40).reshape(48, 40)
+        scene[:16, :16] = 0
+        expected = np.zeros((2, 64, 80))
+        expected[0, 16:, 40:] = np.where(scene, scene + 2000, 0)
+        expected[1, 16:, 40:] = np.where(scene, scene + 6000, 0)
+        beside = np.where(scene, scene + 18000, 0)
+        expected[1, :48, :40] = beside
+        np.testing.assert_array_equal(before.red, expected)
+        assert not before.nir[1].any(), "its only source has left the cube"
+        write_cog(
+            folder / "scene_20240301_red.tif",
+            scene.astype("uint16"),
+            transform=Affine(20, 0, 500000, 0, -20, 5400000),
+            nodata=0,
+            scale=0.0001,
+            offset=-0.1,
+            OVERVIEWS="NONE",
+        )
+        done = append(manifest, folder / "scene_20240301_red.tif")
+        assert (done.manifest.schema, len(done.manifest.grids), len(done.manifest)) == (3, 2, 5)
+        assert done.manifest.attributes["archive"] == "5 items, 3 dates"
+        own, added = on(done.manifest, 0), on(done.manifest, 1)
+        for name in ("nir", "red"):
+            np.testing.assert_array_equal(own[name][:2], before[name])
+        np.testing.assert_array_equal(added["red"][2], scene)
+        again = refresh(done.manifest, every=True)
+        assert (again.refreshed, again.manifest.grids) == (5, done.manifest.grids)
+        np.testing.assert_array_equal(on(again.manifest, 0)["red"][:2], before.red)
 
     def test_a_manifest_of_the_first_schema(self, tmp_path: Path) -> None:
         data = Path(__file__).parents[2] / "data" / "schema1"
@@ -414,8 +564,6 @@ class TestRefresh:
             ({"dtype": "float64"}, "band 'red' of .*T1_20240111_red.tif is float64"),
             ({"offset": 0.25}, "does not fit the cube's uint16"),
             ({"nodata": None}, "has 0 as a value"),
-            ({"crs": "EPSG:3857"}, "differ in CRS"),
-            ({"transform": place(0.25)}, "lie on different pixel lattices"),
             ({"shape": (2, SIZE, SIZE), "descriptions": ["a", "b"]}, "gives the band 'red_a'"),
         ],
     )
@@ -434,6 +582,44 @@ class TestRefresh:
         ds = open_cube(refresh(manifest).manifest, mask_and_scale=False)
         assert ds.red.shape[1:] == (SIZE + 2, SIZE + 3)
         np.testing.assert_array_equal(ds.red[1, :SIZE, 3:], red)
+
+    @pytest.mark.parametrize("options", [{"crs": "EPSG:3857"}, {"transform": place(0.25)}])
+    def test_a_source_may_move_to_another_lattice(self, files: Path, manifest: Manifest, options: dict) -> None:
+        before = on(manifest, 0)
+        red = write(files, "T1_20240111_red.tif", seed=5, compress="ZSTD", **options)
+        done = refresh(manifest)
+        assert (done.refreshed, len(done.manifest), len(done.manifest.grids)) == (1, 6, 2)
+        own, other = on(done.manifest, 0), on(done.manifest, 1)
+        np.testing.assert_array_equal(own["red"][[0, 2]], before["red"][[0, 2]])
+        np.testing.assert_array_equal(own["nir"], before["nir"])
+        assert not own["red"][1].any()
+        np.testing.assert_array_equal(other["red"][1], red)
+
+    def test_a_grid_that_all_sources_have_left_is_no_longer_in_the_way(self, files: Path, manifest: Manifest) -> None:
+        write(files, "T1_20240106_red.tif", seed=9, crs="EPSG:32632")
+        both = append(manifest, files).manifest
+        assert len(both.grids) == 2
+        red = write(files, "T1_20240106_red.tif", seed=10, compress="ZSTD")
+        done = refresh(both).manifest
+        assert done.lattices(["red"]) == {0: 4}
+        np.testing.assert_array_equal(open_cube(done, mask_and_scale=False).red[1], red)
+        assert done.grid == manifest.grid
+        assert done.levels == manifest.levels
+
+    def test_a_cube_is_opened_on_the_grid_that_is_left(self, tmp_path: Path) -> None:
+        folder = tmp_path / "f"
+        write(folder, "a_20240101.tif", crs="EPSG:32632")
+        manifest = build(folder, pattern="a_{time:%Y%m%d}.tif", to=tmp_path / "s.cube")
+        second = write(folder, "a_20240102.tif", seed=1)
+        both = append(manifest, folder).manifest
+        assert both.lattices(["band_1"]) == {0: 1, 1: 1}
+        first = write(folder, "a_20240101.tif", seed=2, compress="ZSTD")
+        done = refresh(both).manifest
+        assert done.lattices(["band_1"]) == {1: 2}
+        ds = open_cube(done, mask_and_scale=False)
+        np.testing.assert_array_equal(ds.band_1, [first, second])
+        assert done.grid == ds.cube.grid
+        assert done.grid.crs == "EPSG:32633"
 
     def test_items_keep_what_their_catalogue_said(self, tmp_path: Path) -> None:
         scenes = write_archive(tmp_path / "scenes", size=128, tile=128, dates=("2024-04-09", "2024-04-24"))

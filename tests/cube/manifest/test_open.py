@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -21,19 +22,19 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
 from cube.errors import ManifestError, ReadError, SelectionError, SourceError
-from cube.grid import Extent, Window, common_grid
+from cube.grid import Extent, Grid, Window, lay_out
 from cube.io.trace import trace
-from cube.manifest.open import Contribution, open_manifest, parent
+from cube.manifest.open import Contribution, open_manifest, open_spec, parent
 from cube.manifest.snapshot import Member, write_manifest
 from cube.scan import scan_sources
 from cube.settings import get_settings
 from cube.source import Source, SourceBand
-from cube.spec import Band
+from cube.spec import Band, CubeSpec, Placing
 from cube.testing import ObjectStore
 from cube.testing.archive import unique_values, write_cog
 
 DATES = ("20240101", "20240201", "20240301")
-SCHEMA1 = Path(__file__).parents[2] / "data" / "schema1"
+OLD = {schema: Path(__file__).parents[2] / "data" / f"schema{schema}" / "scenes.cube" for schema in (1, 2)}
 
 
 def write_series(folder, dates=DATES, bands=("red", "nir"), tiles=2):
@@ -66,7 +67,7 @@ def scan(paths):
 
 
 def place(scanned):
-    """Return the grid and the members of some scans, a band each."""
+    """Return the grids and the members of some scans, a band each."""
     extents = [
         Extent(
             href=each.source.href,
@@ -76,24 +77,25 @@ def place(scanned):
         )
         for each in scanned
     ]
-    grid = common_grid(extents)
+    layout = lay_out(extents)
     members = [
         Member(
             scanned=each,
             bands=(SourceBand(name=each.source.asset, sample=0, nodata=0, scale=0.5, offset=-1.0),),
+            grid=int(grid),
             row=int(row),
             column=int(column),
         )
-        for each, row, column in zip(scanned, grid.rows, grid.columns, strict=True)
+        for each, grid, row, column in zip(scanned, layout.grid, layout.rows, layout.columns, strict=True)
     ]
-    return grid, members
+    return layout.grids, members
 
 
 def build(archive, to):
-    grid, members = place(scan(archive.glob("*.tif")))
+    grids, members = place(scan(archive.glob("*.tif")))
     bands = [Band(name=name, dtype="uint16", nodata=0, scale=0.5, offset=-1.0) for name in ("nir", "red")]
     name = to.name.removesuffix(".cube")
-    version = write_manifest(str(to), name=name, members=members, bands=bands, grid=grid, attributes={"title": "A"})
+    version = write_manifest(str(to), name=name, members=members, bands=bands, grids=grids, attributes={"title": "A"})
     return open_manifest(str(to), version)
 
 
@@ -315,7 +317,7 @@ def named(series, tmp_path):
         )
         bands = [Band(name=name, dtype="uint16", nodata=0, aliases=names) for name, names in aliases.items()]
         folder = str(tmp_path / "a.cube")
-        write_manifest(folder, name="a", members=[member], bands=bands, grid=common_grid([extent]), attributes={})
+        write_manifest(folder, name="a", members=[member], bands=bands, grids=lay_out([extent]).grids, attributes={})
         return fresh(folder)
 
     return make
@@ -391,8 +393,8 @@ def test_a_half_written_pointer_is_told(built, text):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 3}, "has manifest schema 3; this release reads 1 and 2: upgrade cogcube"),
-        ({"schema": None}, "has manifest schema None; this release reads 1 and 2"),
+        ({"schema": 4}, "has manifest schema 4; this release reads 1, 2 and 3: upgrade cogcube"),
+        ({"schema": None}, "has manifest schema None; this release reads 1, 2 and 3"),
         ({"format": "zarr"}, "is not a cube's manifest: its format is 'zarr', not 'cogcube-manifest'"),
         ({"version": None}, "names no version"),
         ({"version": "../../etc"}, "names no version"),
@@ -408,7 +410,7 @@ def test_a_pointer_of_another_kind_is_told(built, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 7}, "has manifest schema 7; this release reads 1 and 2: upgrade cogcube"),
+        ({"schema": 7}, "has manifest schema 7; this release reads 1, 2 and 3: upgrade cogcube"),
         ({"format": "x"}, "is not a cube's manifest"),
         ({"cube": {}}, r"is damaged \(KeyError: .*\); build it again"),
         ({"cube": None}, "is damaged"),
@@ -463,10 +465,10 @@ def test_errors_of_reading_one_are_not_read_errors(tmp_path):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_a_process_that_only_reads_does_without_pandas(built, schema):
     """It takes a second to import, and pyarrow does so at the slightest occasion."""
-    url = built.url if schema == 2 else SCHEMA1 / "scenes.cube"
+    url = OLD.get(schema, built.url)
     code = (
         "import sys\n"
         "from cube.grid import Window\n"
@@ -495,13 +497,17 @@ def vary(scanned, item, *, time=None, **header):
     return replace(scanned, source=source, header=replace(scanned.header, **header))
 
 
-def write(folder, members, bands, **more):
-    """Write members on a grid that is large enough for all of them."""
-    scanned = members[0].scanned
-    transform = tuple(scanned.header.transform)[:6]
-    grid = common_grid([Extent(href="a", crs="EPSG:32633", transform=transform, shapes=((2000, 2000),))])
+def grid_of(crs="EPSG:32633", size=10.0):
+    """Return a grid that is large enough for all sources."""
+    transform = (size, 0.0, 500000.0, 0.0, -size, 5000000.0)
+    (levels,) = lay_out([Extent(href="a", crs=crs, transform=transform, shapes=((2000, 2000),))]).grids
+    return levels
+
+
+def write(folder, members, bands, grids=None, **more):
+    grids = [grid_of()] if grids is None else grids
     described = [Band(name=name, dtype="uint16", nodata=0) for name in bands]
-    write_manifest(str(folder), name="v", members=members, bands=described, grid=grid, attributes={}, **more)
+    write_manifest(str(folder), name="v", members=members, bands=described, grids=grids, attributes={}, **more)
     return fresh(folder)
 
 
@@ -634,9 +640,11 @@ def test_what_gdal_reads_has_a_reason_and_no_tiles(scanned, tmp_path):
 @given(data=st.data())
 def test_a_selection_is_what_a_look_at_every_source_finds(scanned, tmp_path_factory, data):
     days = st.integers(0, 4)
+    grids = [grid_of(), grid_of(size=20.0)][: data.draw(st.integers(1, 2))]
+    numbers = st.integers(0, len(grids) - 1)
     sources = data.draw(
         st.lists(
-            st.tuples(days, st.sampled_from(["a", "b", "ab"]), st.integers(0, 300), st.integers(0, 300)),
+            st.tuples(days, st.sampled_from(["a", "b", "ab"]), numbers, st.integers(0, 300), st.integers(0, 300)),
             min_size=1,
             max_size=12,
         )
@@ -648,36 +656,270 @@ def test_a_selection_is_what_a_look_at_every_source_finds(scanned, tmp_path_fact
                 scanned, f"s{i}", time=np.datetime64("2020-01-01", "us") + np.timedelta64(day, "D") if dated else None
             ),
             bands=tuple(SourceBand(name=name, sample=k) for k, name in enumerate(names)),
+            grid=grid,
             row=row,
             column=column,
         )
-        for i, (day, names, row, column) in enumerate(sources)
+        for i, (day, names, grid, row, column) in enumerate(sources)
     ]
-    manifest = write(tmp_path_factory.mktemp("selection") / "v.cube", members, ["b", "a"])
+    manifest = write(tmp_path_factory.mktemp("selection") / "v.cube", members, ["b", "a"], grids)
     axis = sorted({day for day, *_ in sources}) if dated else [0]
     top, left = data.draw(st.integers(0, 400)), data.draw(st.integers(0, 400))
     height, width = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 200))
     times = data.draw(st.lists(st.integers(0, len(axis) - 1), max_size=6)) if dated else [0]
-    band = data.draw(st.sampled_from(["a", "b"]))
+    band, grid = data.draw(st.sampled_from(["a", "b"])), data.draw(numbers)
     expected = {
         (f"s{i}", names.index(band), axis.index(day) if dated else 0)
-        for i, (day, names, row, column) in enumerate(sources)
-        if band in names and row < top + height and row + 100 > top and column < left + width and column + 128 > left
+        for i, (day, names, own, row, column) in enumerate(sources)
+        if band in names and own == grid
+        if row < top + height and row + 100 > top and column < left + width and column + 128 > left
         if not dated or axis.index(day) in times
     }
     window = Window(top=top, bottom=top + height, left=left, right=left + width)
-    found = manifest.select(band, times, window, 0)
+    found = manifest.select(band, times, window, 0, grid)
     assert [each.source for each in found] == sorted(each.source for each in found)
     items = [(Path(manifest.facts(each.source).href).stem, each.sample, each.time) for each in found]
     assert len(items) == len(set(items))
     assert set(items) == expected
+    of_band = [own for _, names, own, *_ in sources if band in names]
+    assert manifest.lattices([band]) == {own: of_band.count(own) for own in set(of_band)}
+
+
+# Several grids.
+
+
+@pytest.fixture
+def mixed(scanned, tmp_path):
+    """Three sources at 10 m and one at 20 m in one zone, two in another; "b" on the finest grid alone."""
+    places = [("s0", "ab", 0, 0, 0), ("s1", "ab", 0, 100, 128), ("s2", "a", 1, 30, 40), ("s3", "a", 2, 0, 0)]
+    places += [("s4", "a", 2, 0, 128), ("s5", "a", 0, 0, 128)]
+    members = [
+        Member(
+            scanned=vary(scanned, item, time=np.datetime64("2020-01-01T10:00", "us") + i * np.timedelta64(9, "h")),
+            bands=tuple(SourceBand(name=name, sample=k) for k, name in enumerate(names)),
+            grid=grid,
+            row=row,
+            column=column,
+        )
+        for i, (item, names, grid, row, column) in enumerate(places)
+    ]
+    grids = [grid_of(), grid_of(size=20.0), grid_of(crs="EPSG:32634")]
+    return write(tmp_path / "v.cube", members, ["a", "b"], grids)
+
+
+def items_of(manifest):
+    return [Path(href).stem for href in manifest.column("href")]
+
+
+def test_the_grids_are_listed_where_none_is_chosen(mixed):
+    assert (len(mixed.grids), mixed.on, mixed.said) == (3, Placing(lattice=None), None)
+    expected = (
+        "the sources of 'v' lie on 3 grids:\n"
+        "  3 in EPSG:32633, pixels of 10 x -10 from (500000, 5000000)\n"
+        "  2 in EPSG:32634, pixels of 10 x -10 from (500000, 5000000)\n"
+        "  1 in EPSG:32633, pixels of 20 x -20 from (500000, 5000000)\n"
+        "say which pixels you want (crs= and resolution=, like=, or geobox=), or choose bands of one grid"
+    )
+    for ask in (
+        lambda: mixed.grid,
+        lambda: mixed.levels,
+        lambda: mixed.grid_at(0),
+        mixed.require_lattice,
+        lambda: mixed.select("b", [0], Window(top=0, bottom=9, left=0, right=9), 0),
+        lambda: mixed.lattice_of(["a"]),
+        lambda: mixed.lattice_of(["b", "a"]),
+    ):
+        with pytest.raises(SelectionError) as caught:
+            ask()
+        assert str(caught.value) == expected
+    assert mixed.lattice_of(["b"]) == 0
+
+
+def test_of_many_grids_those_of_most_sources_are_listed(scanned, tmp_path):
+    members = [
+        Member(scanned=vary(scanned, f"s{i}"), bands=(SourceBand(name="a", sample=0),), grid=i % 12, row=0, column=0)
+        for i in range(12 + 3)
+    ]
+    manifest = write(tmp_path / "v.cube", members, ["a"], [grid_of(size=10.0 + i) for i in range(12)])
+    with pytest.raises(SelectionError) as caught:
+        _ = manifest.grid
+    lines = str(caught.value).splitlines()
+    assert [line[:15] for line in lines[1:5]] == ["  2 in EPSG:326"] * 3 + ["  1 in EPSG:326"]
+    assert lines[9] == "  and 4 more"
+    assert len(lines) == 11
+
+
+def test_a_source_has_its_place_on_its_own_grid(mixed):
+    items = items_of(mixed)
+    assert mixed.lattices(["a"]) == {0: 3, 1: 1, 2: 2}
+    assert mixed.lattices(["b"]) == {0: 2}
+    crss = dict(zip(items, mixed.column("crs"), strict=True))
+    for i, item in enumerate(items):
+        number = {"s2": 1, "s3": 2, "s4": 2}.get(item, 0)
+        assert mixed.grid_of(i) == mixed.grids[number].full
+        assert crss[item] == mixed.grid_of(i).crs
+    boxes = mixed.boxes(["a"])
+    assert {number: sorted(map(tuple, of_grid.tolist())) for number, of_grid in boxes.items()} == {
+        0: [(0, 100, 0, 128), (0, 100, 128, 256), (100, 200, 128, 256)],
+        1: [(30, 130, 40, 168)],
+        2: [(0, 100, 0, 128), (0, 100, 128, 256)],
+    }
+    assert {number: len(of_grid) for number, of_grid in mixed.boxes(["b"]).items()} == {0: 2}
+
+
+def test_footprints_are_by_the_crs_of_each_source(mixed, scanned):
+    import shapely
+
+    left, bottom, right, top = 500000, 5000000 - 1000, 500000 + 1280, 5000000  # by the header, which is one
+    for row in mixed.source_table().to_pylist():
+        expected = transform_bounds(row["crs"], "OGC:CRS84", left, bottom, right, top)
+        np.testing.assert_allclose(shapely.from_wkb(row["geometry"]).bounds, expected, atol=1e-5)
+
+
+def test_rows_lie_together_by_their_grid(mixed):
+    rows = mixed.source_table().to_pylist()
+    keys = [(len(row["bands"]), row["grid"]) for row in rows]
+    assert [key for i, key in enumerate(keys) if key not in keys[:i]] == [
+        key for i, key in enumerate(keys) if i == 0 or keys[i - 1] != key
+    ]
+
+
+def test_a_cube_on_one_of_its_grids_has_no_other(mixed):
+    window = Window(top=0, bottom=2000, left=0, right=2000)
+    items = items_of(mixed)
+    for number, levels in enumerate(mixed.grids):
+        chosen = mixed.placed(Placing(lattice=number))
+        assert (chosen.grid, chosen.levels, chosen.require_lattice()) == (levels.full, levels.grids, number)
+        assert (len(chosen), chosen.times.tolist()) == (6, mixed.times.tolist())
+        found = [items[each.source] for each in chosen.select("a", range(6), window, 0)]
+        assert sorted(found) == [["s0", "s1", "s5"], ["s2"], ["s3", "s4"]][number]
+    assert mixed.on.lattice is None, "it is another value"
+    for number in (-1, 3):
+        with pytest.raises(ManifestError, match=rf"grid {number} of the sources was asked for; 'v' has 3"):
+            mixed.placed(Placing(lattice=number))
+
+
+def test_a_cube_on_a_grid_of_its_own_is_on_none_of_its_sources(mixed):
+    target = Grid(crs="EPSG:3857", transform=(30.0, 0.0, 0.0, 0.0, -30.0, 0.0), width=7, height=5)
+    chosen = mixed.placed(Placing(grid=target, lattice=None))
+    assert (chosen.grid, chosen.levels) == (target, (target,))
+    with pytest.raises(SelectionError, match="level 1 was asked for; 'v' has levels 0 to 0"):
+        chosen.grid_at(1)
+    with pytest.raises(SelectionError, match=r"'v' is on a grid of its own \(EPSG:3857, pixels of 30 x -30\)"):
+        chosen.require_lattice()
+
+
+def test_a_spec_is_opened_as_it_says(mixed, built):
+    assert open_spec(CubeSpec(manifest=built.url, version=built.version)) is built
+    assert open_spec(CubeSpec(manifest=built.url, version=built.version, on=Placing())) is built
+    target = Grid(crs="EPSG:3857", transform=(30.0, 0.0, 0.0, 0.0, -30.0, 0.0), width=7, height=5)
+    on = Placing(grid=target, lattice=None, groupby="solar_day", longitude=90.0)
+    spec = CubeSpec(manifest=mixed.url, version=mixed.version, on=on)
+    assert open_spec(spec).grid == target
+    assert open_spec(spec) is open_spec(replace(spec, on=replace(on))), "it is kept"
+    assert open_spec(replace(spec, on=Placing(lattice=1))).grid == mixed.grids[1].full
+    by_day = Placing(lattice=1, groupby="solar_day", longitude=90.0)
+    assert (open_spec(replace(spec, on=by_day)).steps, mixed.steps) == (3, 6)
+
+
+def test_steps_are_days_of_the_sun_or_items(mixed):
+    """Sources are 9 hours apart, from 10:00."""
+    names = items_of(mixed)
+
+    def steps(**on):
+        manifest = mixed.placed(Placing(**on))
+        window, found = Window(top=0, bottom=2000, left=0, right=2000), {}
+        for grid in range(3):
+            for each in manifest.select("a", range(manifest.steps), window, 0, grid):
+                found.setdefault(each.time, set()).add(names[each.source])
+        return manifest.times.tolist(), [sorted(found[time]) for time in range(manifest.steps)]
+
+    own = mixed.times.tolist()
+    assert steps() == (own, [[f"s{i}"] for i in range(6)])
+    greenwich = [["s0", "s1"], ["s2", "s3", "s4"], ["s5"]]
+    assert steps(groupby="solar_day", longitude=0.0) == ([own[0], own[2], own[5]], greenwich)
+    # The sun is 12 hours ahead at 180 degrees east: there 19:00 is the next day's morning.
+    beyond = [["s0"], ["s1", "s2"], ["s3", "s4", "s5"]]
+    assert steps(groupby="solar_day", longitude=180.0) == ([own[0], own[1], own[3]], beyond)
+    assert steps(groupby="id") == (own, [[f"s{i}"] for i in range(6)])
+
+
+def test_items_of_one_time_are_steps_of_their_own(scanned, tmp_path):
+    noon, band = np.datetime64("2020-01-01T12:00", "us"), (SourceBand(name="a", sample=0),)
+    times = {"y": noon, "x": noon, "z": noon - np.timedelta64(1, "D")}
+    members = [
+        Member(scanned=vary(scanned, item, time=time), bands=band, row=0, column=0) for item, time in times.items()
+    ]
+    manifest = write(tmp_path / "v.cube", members, ["a"])
+    assert manifest.steps == 2
+    by_item = manifest.placed(Placing(groupby="id"))
+    assert by_item.times.tolist() == [times[item].item() for item in "zxy"]
+    found = by_item.select("a", [0, 1, 2], whole(manifest), 0)
+    assert {Path(manifest.facts(each.source).href).stem: each.time for each in found} == {"z": 0, "x": 1, "y": 2}
+
+
+def test_sources_come_first_by_time_item_and_href(scanned, tmp_path):
+    def member(item, name, day, cloud):
+        time = np.datetime64("2020-01-01", "us") + np.timedelta64(day, "D")
+        one = vary(scanned, item, time=time)
+        properties = {} if cloud is None else {"eo:cloud_cover": cloud}
+        source = replace(one.source, href=f"/data/{name}.tif", properties=properties)
+        return Member(scanned=replace(one, source=source), bands=(SourceBand(name="a", sample=0),), row=0, column=0)
+
+    members = [
+        member("item2", "n0", 0, 50.0),
+        member("item1", "n2", 0, 10),
+        member("item1", "n1", 0, 0),
+        member("item0", "n3", 1, None),
+        member("item3", "n4", 2, 50.0),
+    ]
+    manifest = write(tmp_path / "v.cube", members, ["a"])
+    names = items_of(manifest)
+    order = {
+        how: [names[i] for i in np.argsort(manifest.ranks(how)).tolist()]
+        for how in ("first", "last", "newest", "least_cloudy")
+    }
+    assert order == {
+        "first": ["n1", "n2", "n0", "n3", "n4"],
+        "last": ["n4", "n3", "n0", "n2", "n1"],
+        "newest": ["n4", "n3", "n1", "n2", "n0"],
+        "least_cloudy": ["n1", "n2", "n0", "n4", "n3"],
+    }
+    for how in order:
+        assert sorted(manifest.ranks(how).tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("left", [2, 0])
+def test_a_source_on_a_grid_that_is_not_there_is_damage(mixed, tmp_path, left):
+    copy = shutil.copytree(mixed.url, tmp_path / "copy.cube")
+    path = copy / f"snapshot-{mixed.version}.json"
+    snapshot = json.loads(path.read_text())
+    del snapshot["cube"]["grids"][left:]
+    path.write_text(json.dumps(snapshot))
+    with pytest.raises(ManifestError, match=r"is damaged .*its sources lie on grids that it does not describe"):
+        fresh(copy)
+
+
+@pytest.mark.parametrize("number", [3, 2**31 - 1, -1, -(2**31)])
+def test_a_number_of_a_grid_that_there_is_not_is_damage(mixed, tmp_path, number):
+    copy = shutil.copytree(mixed.url, tmp_path / "copy.cube")
+    (path,) = copy.glob("sources-*.parquet")
+    table = pq.read_table(path)
+    numbers = pa.array([number, *table["grid"].to_pylist()[1:]], pa.int32())
+    pq.write_table(table.set_column(table.schema.get_field_index("grid"), "grid", numbers), path)
+    snapshot = copy / f"snapshot-{mixed.version}.json"
+    data = json.loads(snapshot.read_text())
+    data["parts"][0]["sources_bytes"] = path.stat().st_size
+    snapshot.write_text(json.dumps(data))
+    with pytest.raises(ManifestError, match=r"is damaged .*its sources lie on grids that it does not describe"):
+        fresh(copy)
 
 
 # Older releases.
 
 
 def test_a_manifest_of_schema_1_reads_as_it_did():
-    manifest = fresh(SCHEMA1 / "scenes.cube")
+    manifest = fresh(OLD[1])
     assert (manifest.schema, manifest.name, len(manifest), manifest.grid.shape) == (1, "scenes", 4, (48, 40))
     assert manifest.times.tolist() == np.array(["2024-01-01", "2024-02-11"], "datetime64[us]").tolist()
     for band in ("nir", "red"):
@@ -703,9 +945,42 @@ def test_a_manifest_of_schema_1_reads_as_it_did():
     assert rows[0]["bands"] == [
         {"name": "nir", "sample": 0, "time": None, "nodata": "0", "scale": 0.0001, "offset": -0.1}
     ]
-    assert {(row["photometric"], row["validity"], row["path"], row["masks"]) for row in rows} == {
-        (1, None, "fast", False)
+    assert {(row["photometric"], row["validity"], row["path"], row["masks"], row["grid"]) for row in rows} == {
+        (1, None, "fast", False, 0)
     }
+
+
+def test_a_manifest_of_schema_2_reads_as_it_did():
+    """Of two parts: a source of the first is gone, and the grid has grown upwards and to the left since."""
+    manifest = fresh(OLD[2])
+    assert (manifest.schema, manifest.name, len(manifest), manifest.grid.shape) == (2, "scenes", 4, (64, 80))
+    assert [part.offsets for part in manifest.parts] == [((16, 40),), ((0, 0),)]
+    assert (len(manifest.grids), manifest.on, manifest.lattices(["nir", "red"])) == (1, Placing(), {0: 4})
+    assert manifest.built["inferred"] == "scene_{time:%Y%m%d}_{band}.tif"
+    rows = {row["href"]: row for row in manifest.source_table().to_pylist()}
+    found = {}
+    for band in ("nir", "red"):
+        for each in manifest.select(band, [0, 1], whole(manifest), 0):
+            facts, image = manifest.facts(each.source), manifest.image(each.source)
+            assert (each.sample, each.nodata, each.scale, each.offset) == (0, 0, 0.0001, -0.1)
+            assert manifest.grid_of(each.source) == manifest.grid
+            path = Path(facts.href)
+            found[path.name] = (band, each.time, facts.row, facts.column)
+            assert (rows[path.name]["row"], rows[path.name]["column"]) == (facts.row, facts.column)
+            with rasterio.open(path) as oracle:
+                assert oracle.shape == (image.height, image.width)
+                assert manifest.grid.transform[2] + facts.column * 10 == oracle.transform.c
+                assert manifest.grid.transform[5] - facts.row * 10 == oracle.transform.f
+                assert image.offsets[0, 2, 1] == int(oracle.get_tag_item("BLOCK_OFFSET_1_2", "TIFF", bidx=1))
+            assert facts.size == path.stat().st_size
+            assert image.lengths[0, 0, 0] == 0, "a tile that the file leaves out"
+    assert found == {
+        "scene_20240101_nir.tif": ("nir", 0, 16, 40),
+        "scene_20240101_red.tif": ("red", 0, 16, 40),
+        "scene_20240211_red.tif": ("red", 1, 16, 40),
+        "beside_20240211_red.tif": ("red", 1, 0, 0),
+    }
+    assert {row["grid"] for row in rows.values()} == {0}
 
 
 # Other programs.

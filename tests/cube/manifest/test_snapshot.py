@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from cube.errors import ManifestError
-from cube.grid import CommonGrid, Grid, Window
+from cube.grid import Grid, Levels, Window
 from cube.manifest import parts, snapshot
 from cube.manifest.open import open_manifest
 from cube.manifest.rows import hilbert_codes
@@ -30,7 +30,7 @@ from cube.source import Source, SourceBand
 from cube.spec import Band
 from cube.testing.archive import unique_values, write_cog
 
-SCHEMA1 = Path(__file__).parents[2] / "data" / "schema1"
+OLD = {schema: Path(__file__).parents[2] / "data" / f"schema{schema}" / "scenes.cube" for schema in (1, 2)}
 DAY = np.timedelta64(1, "D")
 START = np.datetime64("2024-01-01", "us")
 HEIGHT, WIDTH = 40, 48
@@ -57,7 +57,7 @@ def scanned(tmp_path_factory):
 def make(scanned):
     """Return `make(number, row, column)`: a member whose tile table is its own."""
 
-    def member(number, row=0, column=0, band=None):
+    def member(number, row=0, column=0, band=None, grid=0):
         name = band or BANDS[number % 2].name
         level = scanned.header.levels[0]
         level = replace(level, offsets=level.offsets + number * 1_000_000)
@@ -67,6 +67,7 @@ def make(scanned):
         return Member(
             scanned=replace(scanned, source=source, header=replace(scanned.header, levels=(level,))),
             bands=(SourceBand(name=name, sample=0, nodata=0, scale=1.0 + number),),
+            grid=grid,
             row=row,
             column=column,
         )
@@ -74,61 +75,72 @@ def make(scanned):
     return member
 
 
-def grid_of(rows=10, columns=10, *, up=0, left=0, crs="EPSG:32633"):
+def grid_of(rows=10, columns=10, *, up=0, left=0, crs="EPSG:32633", size=10.0):
     """Return a grid of so many places, and of some more above and to the left."""
-    transform = (10.0, 0.0, 500000.0 - left * WIDTH * 10, 0.0, -10.0, 5400000.0 + up * HEIGHT * 10)
+    transform = (size, 0.0, 500000.0 - left * WIDTH * size, 0.0, -size, 5400000.0 + up * HEIGHT * size)
     full = Grid(crs=crs, transform=transform, width=(columns + left) * WIDTH, height=(rows + up) * HEIGHT)
-    return CommonGrid(levels=(full,), factors=((1, 1),), rows=np.empty(0), columns=np.empty(0))
+    return Levels(grids=(full,), factors=((1, 1),))
 
 
-def write(folder, members, grid=None):
+def write(folder, members, grids=None):
     write_manifest(
-        str(folder), name="c", members=members, bands=BANDS, grid=grid or grid_of(), attributes={"title": "C"}
+        str(folder), name="c", members=members, bands=BANDS, grids=grids or [grid_of()], attributes={"title": "C"}
     )
     return open_manifest(str(folder))
 
 
-def update(manifest, add=(), remove=(), grid=None, bands=BANDS):
-    update_manifest(manifest, add=add, remove=remove, bands=bands, grid=grid or grid_of(), attributes={"title": "D"})
+def update(manifest, add=(), remove=(), grids=None, bands=BANDS):
+    grids = grids or [grid_of()]
+    update_manifest(manifest, add=add, remove=remove, bands=bands, grids=grids, attributes={"title": "D"})
     return open_manifest(manifest.url)
 
 
 def contents(manifest):
-    """Return all that a manifest says: {href: (band, time, scale, place on Earth, first tile offset)}."""
-    window = Window(top=0, bottom=manifest.grid.height, left=0, right=manifest.grid.width)
-    table = {row["href"]: row for row in manifest.source_table().to_pylist()}
+    """Return all that a manifest says: {href: (band, time, scale, CRS, place on Earth, first tile offset)}."""
+    base = Path(manifest.url).parent
+    table = {(base / row["href"]).as_posix(): row for row in manifest.source_table().to_pylist()}
     found = {}
-    for band in manifest.bands:
-        for each in manifest.select(band.name, range(len(manifest.times)), window, 0):
-            facts, image = manifest.facts(each.source), manifest.image(each.source)
-            assert (facts.row, facts.column) == (table[facts.href]["row"], table[facts.href]["column"])
-            _, _, x, _, _, y = manifest.grid.transform
-            corner = x + facts.column * 10, y - facts.row * 10
-            found[facts.href] = (
-                band.name,
-                str(manifest.times[each.time]),
-                each.scale,
-                corner,
-                int(image.offsets[0, 0, 0]),
-                image.offsets.shape,
-            )
+    for number, levels in enumerate(manifest.grids):
+        window = Window(top=0, bottom=levels.full.height, left=0, right=levels.full.width)
+        for band in manifest.bands:
+            for each in manifest.select(band.name, range(len(manifest.times)), window, 0, number):
+                facts, image = manifest.facts(each.source), manifest.image(each.source)
+                row = table[facts.href]
+                assert (number, facts.row, facts.column) == (row["grid"], row["row"], row["column"])
+                assert manifest.grid_of(each.source) == levels.full
+                size, _, x, _, _, y = levels.full.transform
+                corner = x + facts.column * size, y - facts.row * size
+                assert facts.href not in found
+                found[facts.href] = (
+                    band.name,
+                    str(manifest.times[each.time]),
+                    each.scale,
+                    row["crs"],
+                    corner,
+                    int(image.offsets[0, 0, 0]),
+                    image.offsets.shape,
+                )
     assert len(found) == len(manifest) == len(table)
     return found
 
 
-def said(members, x=500000.0, y=5400000.0):
-    """Return what `contents` does of a manifest of some members, placed on a grid whose corner is (x, y)."""
-    return {
-        each.scanned.source.href: (
+def said(members, grids=None):
+    """Return what `contents` does of a manifest of some members that are placed on some grids."""
+    grids = grids or [grid_of()]
+    found = {}
+    for each in members:
+        full = grids[each.grid].full
+        size, _, x, _, _, y = full.transform
+        found[each.scanned.source.href] = (
             each.bands[0].name,
             str(each.scanned.source.time),
             each.bands[0].scale,
-            (x + each.column * 10, y - each.row * 10),
+            full.crs,
+            (x + each.column * size, y - each.row * size),
             int(each.scanned.header.levels[0].offsets[0, 0, 0]),
             (1, 3, 3),
         )
-        for each in members
-    }
+    return found
 
 
 def files(folder):
@@ -215,14 +227,14 @@ def test_adding_shares_what_was_there(make, tmp_path):
     new = update(old, add=[make(i) for i in range(6, 10)])
     assert contents(new) == said([make(i) for i in range(10)])
     assert new.attributes == {"title": "D"}
-    assert new.parts[:1] == old.parts
+    assert new.parts[0] == replace(old.parts[0], offsets=((0, 0),))
     assert written.items() <= files(old.url).items()
     assert contents(open_manifest(old.url, old.version)) == before
     assert open_manifest(old.url).version == new.version
 
 
 def test_what_it_was_built_with_and_what_was_left_out_stays_known(make, tmp_path):
-    arguments = {"bands": BANDS, "grid": grid_of(), "attributes": {}}
+    arguments = {"bands": BANDS, "grids": [grid_of()], "attributes": {}}
     folder = str(tmp_path / "c.cube")
     write_manifest(
         folder, name="c", members=[make(0)], built={"what": ["/data"]}, left_out=[("a.tif", "no CRS")], **arguments
@@ -251,17 +263,16 @@ def test_removing_and_replacing(make, tmp_path):
 def test_a_grid_that_grows_up_and_to_the_left_moves_what_was_there(make, tmp_path):
     old = write(tmp_path / "c.cube", [make(i, row=i * HEIGHT) for i in range(6)])
     expected, written = contents(old), files(old.url)
-    once = update(old, add=[make(6)], grid=grid_of(up=2, left=3))
-    corner = 500000.0 - 3 * WIDTH * 10, 5400000.0 + 2 * HEIGHT * 10
-    assert contents(once) == expected | said([make(6)], *corner)
+    grown = [grid_of(up=2, left=3)]
+    once = update(old, add=[make(6)], grids=grown)
+    assert contents(once) == expected | said([make(6)], grown)
     assert once.grid.shape == (12 * HEIGHT, 13 * WIDTH)
     assert written.items() <= files(old.url).items(), "old parts stay as they are"
-    twice = update(once, grid=grid_of(up=3, left=3))
+    twice = update(once, grids=[grid_of(up=3, left=3)])
     assert contents(twice) == contents(once)
-    assert [(part.row_offset, part.column_offset) for part in twice.parts] == [
-        (3 * HEIGHT, 3 * WIDTH),
-        (HEIGHT, 0),
-    ]
+    assert [part.offsets for part in twice.parts] == [((3 * HEIGHT, 3 * WIDTH),), ((HEIGHT, 0),)]
+    again = update(twice, grids=[grid_of(up=3, left=3)])
+    assert again.parts == twice.parts
 
 
 def test_many_small_parts_become_one(make, tmp_path, monkeypatch):
@@ -269,12 +280,12 @@ def test_many_small_parts_become_one(make, tmp_path, monkeypatch):
     manifest = write(tmp_path / "c.cube", [make(0)])
     counts = []
     for i in range(1, 12):
-        manifest = update(manifest, add=[make(i, row=i % 3 * HEIGHT)], grid=grid_of(up=i))
+        manifest = update(manifest, add=[make(i, row=i % 3 * HEIGHT)], grids=[grid_of(up=i)])
         counts.append(len(manifest.parts))
     assert counts == [2, 3, 4, 2, 3, 4, 2, 3, 4, 2, 3]
     places = {}
     for i in range(12):
-        places |= said([make(i, row=i % 3 * HEIGHT if i else 0)], y=5400000.0 + i * HEIGHT * 10)
+        places |= said([make(i, row=i % 3 * HEIGHT if i else 0)], [grid_of(up=i)])
     assert contents(manifest) == places
 
 
@@ -298,14 +309,12 @@ def test_a_part_of_which_nothing_is_left_goes(make, tmp_path):
     assert open_manifest(old.url).version == new.version
 
 
-def test_an_older_schema_is_written_anew(make, tmp_path):
-    folder = shutil.copytree(SCHEMA1 / "scenes.cube", tmp_path / "scenes.cube")
+def test_the_first_schema_is_written_anew(make, tmp_path):
+    folder = shutil.copytree(OLD[1], tmp_path / "scenes.cube")
     old = open_manifest(str(folder))
-    (full,) = old.levels
-    grid = CommonGrid(levels=(full,), factors=((1, 1),), rows=np.empty(0), columns=np.empty(0))
     bands = [*old.bands, Band(name="new", dtype="uint16", scale=1.0)]
-    new = update(old, add=[make(1, band="new")], remove=[1], grid=grid, bands=bands)
-    assert new.schema == 2
+    new = update(old, add=[make(1, band="new")], remove=[1], grids=old.grids, bands=bands)
+    assert new.schema == 3
     assert [part.rows for part in new.parts] == [3, 1]
     window = Window(top=0, bottom=48, left=0, right=40)
     found = [
@@ -323,19 +332,119 @@ def test_an_older_schema_is_written_anew(make, tmp_path):
     assert len(open_manifest(old.url, old.version)) == 4
 
 
+def test_the_second_schema_is_written_anew_and_may_then_have_several_grids(make, tmp_path):
+    folder = shutil.copytree(OLD[2], tmp_path / "scenes.cube")
+    old = open_manifest(str(folder))
+    before, kept = contents(old), files(folder)
+    assert [part.offsets for part in old.parts] == [((16, 40),), ((0, 0),)]
+    grids = [grid_of(), grid_of(crs="EPSG:32634")]
+    (full,) = old.levels
+    a, b, c, d, e, f = full.transform  # five columns more on the left, and three rows above
+    grids[0] = Levels(
+        grids=(replace(full, transform=(a, b, c - 50, d, e, f + 30), width=85, height=67),), factors=((1, 1),)
+    )
+    added = make(1, grid=1)
+    new = update(old, add=[added], grids=grids, bands=old.bands)
+    assert (old.schema, new.schema) == (2, 3)
+    assert contents(new) == before | said([added], grids)
+    assert [part.offsets for part in new.parts] == [(), ()], "the rows of older schemas are written anew"
+    assert kept.items() <= files(folder).items()
+    assert contents(open_manifest(old.url, old.version)) == before
+    rows = new.source_table().to_pylist()
+    assert sorted(row["grid"] for row in rows) == [0] * 4 + [1]
+
+
 @pytest.mark.parametrize(
-    "grid",
+    ("grid", "what"),
     [
-        grid_of(crs="EPSG:32634"),
-        replace(
-            grid_of(), levels=(replace(grid_of().levels[0], transform=(10.0, 0.0, 500004.0, 0.0, -10.0, 5400000.0)),)
+        (grid_of(crs="EPSG:32634"), "CRS: EPSG:32634 and EPSG:32633"),
+        (grid_of(size=20.0), "pixel size: 20 x -20 and 10 x -10"),
+        (
+            Levels(
+                grids=(replace(grid_of().full, transform=(10.0, 0.0, 500004.0, 0.0, -10.0, 5400000.0)),),
+                factors=((1, 1),),
+            ),
+            r"pixel lattice: they lie -0\.400 columns and 0\.000 rows apart",
         ),
     ],
 )
-def test_another_lattice_is_refused(make, tmp_path, grid):
-    old = write(tmp_path / "c.cube", [make(0)])
-    with pytest.raises(ManifestError, match=r"the new grid of .*c\.cube does not lie on the pixel lattice of the old"):
-        update(old, add=[make(1)], grid=grid)
+@pytest.mark.parametrize("number", [0, 1])
+def test_another_lattice_is_refused(make, tmp_path, grid, what, number):
+    grids = [grid_of(), grid_of()]
+    old = write(tmp_path / "c.cube", [make(0), make(1, grid=1)], grids)
+    grids[number] = grid
+    message = r"a new grid of .*c\.cube does not lie on the pixel lattice of the old one: "
+    with pytest.raises(ManifestError, match=message + what):
+        update(old, add=[make(2)], grids=grids)
+
+
+def test_grids_that_are_there_cannot_be_left_out(make, tmp_path):
+    grids = [grid_of(), grid_of(crs="EPSG:32634")]
+    old = write(tmp_path / "c.cube", [make(0), make(1, grid=1)], grids)
+    with pytest.raises(ManifestError, match=r"c\.cube has 2 grids; 1 were given"):
+        update(old, add=[make(2)], grids=grids[:1])
+    assert contents(open_manifest(old.url)) == said([make(0), make(1, grid=1)], grids)
+
+
+# Several grids.
+
+
+def test_members_lie_on_the_grids_that_they_name(make, tmp_path):
+    grids = [grid_of(), grid_of(crs="EPSG:32634"), grid_of(size=20.0)]
+    members = [make(i, row=i % 4 * HEIGHT, column=i % 2 * WIDTH, grid=i % 3) for i in range(20)]
+    manifest = write(tmp_path / "c.cube", members, grids)
+    assert manifest.grids == tuple(grids)
+    assert contents(manifest) == said(members, grids)
+
+
+def test_a_grid_joins_and_what_was_there_is_shared(make, tmp_path):
+    first = [make(i, row=i * HEIGHT) for i in range(4)]
+    old = write(tmp_path / "c.cube", first)
+    written = files(old.url)
+    grids = [grid_of(), grid_of(crs="EPSG:32634")]
+    added = [make(4, grid=1), make(5, row=HEIGHT, grid=1), make(6)]
+    new = update(old, add=added, grids=grids)
+    assert contents(new) == said([*first, *added], grids)
+    assert new.parts[0] == replace(old.parts[0], offsets=((0, 0),)), "of the second grid it has nothing to shift"
+    assert written.items() <= files(old.url).items()
+    assert (len(open_manifest(old.url, old.version).grids), len(new.grids)) == (1, 2)
+
+
+def test_of_several_grids_one_grows_and_the_others_stay(make, tmp_path):
+    grids = [grid_of(), grid_of(crs="EPSG:32634"), grid_of(size=20.0)]
+    first = [make(i, row=i * HEIGHT, column=i * WIDTH, grid=i % 3) for i in range(6)]
+    old = write(tmp_path / "c.cube", first, grids)
+    grown = [grids[0], grid_of(crs="EPSG:32634", up=2, left=3), grids[2]]
+    second = [make(6, grid=1), make(7, grid=2)]
+    once = update(old, add=second, grids=grown)
+    expected = said(first, grids) | said(second, grown)
+    assert contents(once) == expected
+    assert [part.offsets for part in once.parts] == [((0, 0), (2 * HEIGHT, 3 * WIDTH), (0, 0)), ()]
+    # Another grows, and one joins: what was written between is shifted by that alone.
+    again = [grid_of(left=1), grown[1], grown[2], grid_of(crs="EPSG:3857")]
+    third = [make(8), make(9, grid=3)]
+    twice = update(once, add=third, grids=again)
+    assert contents(twice) == expected | said(third, again)
+    assert [part.offsets for part in twice.parts] == [
+        ((0, WIDTH), (2 * HEIGHT, 3 * WIDTH), (0, 0)),
+        ((0, WIDTH), (0, 0), (0, 0)),
+        (),
+    ]
+    assert contents(open_manifest(old.url, old.version)) == said(first, grids)
+
+
+def test_parts_that_become_one_keep_the_places_on_each_grid(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "_MOST_SMALL_PARTS", 2)
+    grids = [grid_of(), grid_of(size=20.0)]
+    members = [make(0), make(1, grid=1)]
+    manifest, expected = write(tmp_path / "c.cube", members, grids), said(members, grids)
+    for i in range(2, 8):
+        grids = [grid_of(up=i // 2), grid_of(size=20.0, left=i)]
+        member = make(i, row=i * HEIGHT, grid=i % 2)
+        manifest = update(manifest, add=[member], grids=grids)
+        expected |= said([member], grids)
+        assert contents(manifest) == expected
+    assert len(manifest.parts) < 4
 
 
 @pytest.mark.parametrize("source", [-1, 1])
@@ -351,22 +460,27 @@ def test_any_sequence_of_changes_leaves_what_was_said_last(make, tmp_path_factor
     folder = tmp_path_factory.mktemp("changes") / "c.cube"
     numbers = itertools.count()
     draw = st.integers(0, 3)
+    kinds = [{}, {"crs": "EPSG:32634"}, {"size": 20.0}]
 
-    def some(count):
-        return [make(next(numbers), row=data.draw(draw) * HEIGHT, column=data.draw(draw) * WIDTH) for _ in range(count)]
+    def some(count, grids):
+        places = [(data.draw(draw) * HEIGHT, data.draw(draw) * WIDTH) for _ in range(count)]
+        chosen = st.integers(0, len(grids) - 1)
+        return [make(next(numbers), row=row, column=column, grid=data.draw(chosen)) for row, column in places]
 
-    first = some(data.draw(st.integers(1, 6)))
-    manifest, expected = write(folder, first), said(first)
+    grown = [(0, 0)] * data.draw(st.integers(1, 2))
+    grids = [grid_of(20, 20, **kind) for kind, _ in zip(kinds, grown, strict=False)]
+    first = some(data.draw(st.integers(1, 6)), grids)
+    manifest, expected = write(folder, first, grids), said(first, grids)
     history = {manifest.version: expected}
-    up = left = 0
     for _ in range(data.draw(st.integers(1, 4))):
-        up, left = up + data.draw(draw), left + data.draw(draw)
-        corner = 500000.0 - left * WIDTH * 10, 5400000.0 + up * HEIGHT * 10
+        grown = [(up + data.draw(draw), left + data.draw(draw)) for up, left in grown]
+        grown += [(0, 0)] * data.draw(st.integers(0, len(kinds) - len(grown)))
+        grids = [grid_of(20, 20, up=up, left=left, **kind) for kind, (up, left) in zip(kinds, grown, strict=False)]
         remove = data.draw(st.sets(st.integers(0, len(manifest) - 1), max_size=len(manifest)))
-        added = some(data.draw(st.integers(0, 3)) or int(len(remove) == len(manifest)))
+        added = some(data.draw(st.integers(0, 3)) or int(len(remove) == len(manifest)), grids)
         gone = {manifest.facts(source).href for source in remove}
-        expected = {href: row for href, row in expected.items() if href not in gone} | said(added, *corner)
-        manifest = update(manifest, add=added, remove=sorted(remove), grid=grid_of(20, 20, up=up, left=left))
+        expected = {href: row for href, row in expected.items() if href not in gone} | said(added, grids)
+        manifest = update(manifest, add=added, remove=sorted(remove), grids=grids)
         assert contents(manifest) == expected
         history[manifest.version] = expected
     for version, content in history.items():
@@ -396,7 +510,7 @@ def test_of_writers_that_start_together_one_wins(make, tmp_path):
     def one(number):
         barrier.wait()
         try:
-            arguments = {"bands": BANDS, "grid": grid_of(), "attributes": {}}
+            arguments = {"bands": BANDS, "grids": [grid_of()], "attributes": {}}
             results.append(update_manifest(old, add=[make(number)], remove=[], **arguments))
         except ManifestError as error:
             results.append(error)
@@ -419,7 +533,7 @@ from cube.manifest.open import open_manifest
 from cube.manifest.snapshot import update_manifest
 folder, job, stop = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with open(job, "rb") as file:
-    members, bands, grid = pickle.load(file)
+    members, bands, grids = pickle.load(file)
 renames = 0
 def die(event, arguments):
     global renames
@@ -432,7 +546,7 @@ print("ready", flush=True)
 while True:
     manifest = open_manifest(folder)
     remove = range(1, len(manifest))
-    update_manifest(manifest, add=members, remove=remove, bands=bands, grid=grid, attributes={"n": len(manifest)})
+    update_manifest(manifest, add=members, remove=remove, bands=bands, grids=grids, attributes={"n": len(manifest)})
     if stop:
         break
 print("done", flush=True)
@@ -442,7 +556,7 @@ print("done", flush=True)
 @pytest.fixture
 def job(make, tmp_path):
     path = tmp_path / "job.pickle"
-    path.write_bytes(pickle.dumps(([make(i) for i in range(100, 105)], BANDS, grid_of())))
+    path.write_bytes(pickle.dumps(([make(i) for i in range(100, 105)], BANDS, [grid_of()])))
     return path
 
 
@@ -486,4 +600,4 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_version(make, tmp_
 def test_the_pointer_is_small_and_names_the_version(make, tmp_path):
     manifest = write(tmp_path / "c.cube", [make(0)])
     pointer = json.loads((tmp_path / "c.cube" / "manifest.json").read_text())
-    assert pointer == {"format": "cogcube-manifest", "schema": 2, "version": manifest.version}
+    assert pointer == {"format": "cogcube-manifest", "schema": 3, "version": manifest.version}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
@@ -173,9 +174,30 @@ def test_numbers_of_numpy_are_written_like_others():
 
 
 def test_a_part_survives_as_json():
-    part = Part(sources="s", tiles="t", rows=5, sources_bytes=1, tiles_bytes=2, row_offset=3, removed=(0, 4))
-    assert Part.from_json(part.to_json()) == part
-    assert Part.from_json({"sources": "s", "tiles": "t", "rows": 5}) == replace(
-        part, sources_bytes=None, tiles_bytes=None, row_offset=0, removed=()
+    part = Part(
+        sources="s", tiles="t", rows=5, sources_bytes=1, tiles_bytes=2, offsets=((3, 0), (0, 7)), removed=(0, 4)
     )
+    assert Part.from_json(json.loads(json.dumps(part.to_json()))) == part
     assert part.kept.tolist() == [1, 2, 3]
+
+
+def test_a_part_of_an_older_schema_is_on_the_first_grid():
+    old = {"sources": "s", "tiles": "t", "rows": 5, "sources_bytes": 1, "tiles_bytes": 2}
+    part = Part.from_json({**old, "row_offset": 3, "column_offset": 4, "removed": [0, 4]})
+    assert part == Part(
+        sources="s", tiles="t", rows=5, sources_bytes=1, tiles_bytes=2, offsets=((3, 4),), removed=(0, 4)
+    )
+    oldest = Part.from_json({"sources": "s", "tiles": "t", "rows": 5})
+    assert oldest == replace(part, sources_bytes=None, tiles_bytes=None, offsets=((0, 0),), removed=())
+
+
+def test_sources_are_shifted_by_what_their_own_grid_has_grown():
+    part = Part(sources="s", tiles="t", rows=4, offsets=((3, 0), (0, 7)))
+    rows, columns = part.shifts(np.array([1, 0, 2, 1]))
+    assert (rows.tolist(), columns.tolist()) == ([0, 3, 0, 0], [7, 0, 0, 7])
+    rows, columns = replace(part, offsets=()).shifts(np.array([1, 0]))
+    assert (rows.tolist(), columns.tolist()) == ([0, 0], [0, 0])
+    rows, columns = part.shifts(np.array([-1, 2**31 - 1, 0]))
+    assert (rows.tolist(), columns.tolist()) == ([0, 0, 3], [0, 0, 0]), "whatever a damaged file says"
+    rows, columns = part.shifts(np.array([], "int64"))
+    assert (rows.tolist(), columns.tolist()) == ([], [])
