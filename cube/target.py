@@ -137,10 +137,9 @@ def _plan_grid(manifest: Manifest, bands: Sequence[str], given: Mapping[str, Any
     size = given["resolution"]
     if size is None and finest is not None:
         size = (finest.transform[4], finest.transform[0])
+    resolution, anchor = _resolution(size), _anchor(given["anchor"])
     try:
-        box = GeoBox.from_bbox(
-            BoundingBox(*bounds, crs=crs), resolution=_resolution(size), anchor=_anchor(given["anchor"])
-        )
+        box = GeoBox.from_bbox(BoundingBox(*bounds, crs=crs), resolution=resolution, anchor=anchor)
     except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
         raise SelectionError(f"these arguments make no grid: {error}") from None
     return _from_geobox(manifest, box)
@@ -357,7 +356,7 @@ def _resolution(size: Any) -> Any:
     except (TypeError, ValueError):
         raise SelectionError(f"resolution={size!r}: give the size of a pixel, or (y, x)") from None
     if not (is_pair or x > 0) or not (x and y and math.isfinite(x) and math.isfinite(y)):
-        raise SelectionError(f"resolution={size!r} is the size of no pixel: give one above 0, or (y, x)")
+        raise SelectionError(f"resolution={size!r}: give the size of a pixel, above 0, or (y, x)")
     return resyx_(y, x) if is_pair else resxy_(x, y)
 
 
