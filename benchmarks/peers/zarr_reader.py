@@ -17,6 +17,10 @@ from protocol import Archive, Workload
 from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
+_WINDOWS_AT_ONCE = 32
+"""Of chips: each asks for up to 256 chunks at once, and all of them together for more connections than files can be
+open."""
+
 
 class ZarrPeer:
     """A copy of the archive in Zarr, read with zarr-python and obstore."""
@@ -68,13 +72,19 @@ class ZarrPeer:
 
     def _chips(self, workload: Workload) -> Any:
         array, windows = self._arrays[workload.bands[0]], chips.date_windows(workload)
-        pixels = _gather([array.getitem((each.date, each.rows, each.columns)) for each in windows])
+        pixels = _gather([array.getitem((each.date, each.rows, each.columns)) for each in windows], _WINDOWS_AT_ONCE)
         return chips.cut(workload, windows, pixels)
 
 
-def _gather(work: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+def _gather(work: list[Coroutine[Any, Any, Any]], at_once: int | None = None) -> list[Any]:
     async def everything() -> list[Any]:
-        return await asyncio.gather(*work)
+        turns = asyncio.Semaphore(at_once or len(work))
+
+        async def one(each: Coroutine[Any, Any, Any]) -> Any:
+            async with turns:
+                return await each
+
+        return await asyncio.gather(*[one(each) for each in work])
 
     return sync(everything())
 
