@@ -45,6 +45,7 @@ class CubeBackendEntrypoint(BackendEntrypoint):
         harmonize: bool = True,
         fail_on_error: bool = True,
         fill_value: float | None = None,
+        allow: Sequence[str] | str = (),
     ) -> xr.Dataset:
         """Return the cube as `cube.open_cube` does.
 
@@ -73,6 +74,7 @@ class CubeBackendEntrypoint(BackendEntrypoint):
             harmonize: As in `open_cube`.
             fail_on_error: As in `open_cube`.
             fill_value: As in `open_cube`.
+            allow: As in `open_cube`.
         """
         # Here and not above: xarray imports every engine for each open_dataset, whoever's file it is.
         from cube.dataset import open_cube
@@ -100,6 +102,7 @@ class CubeBackendEntrypoint(BackendEntrypoint):
             harmonize=harmonize,
             fail_on_error=fail_on_error,
             fill_value=fill_value,
+            allow=allow,
         )
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
         return dataset.drop_vars(dropped, errors="ignore")

@@ -7,18 +7,20 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cube.errors import CatalogError
+from cube.foreign.find import Foreign, parse_entry
 
 CATALOG_FILE = "catalog.yaml"
 CUBE_DRIVER = "cube.intake.CubeSource"
 ZARR_DRIVER = "intake_xarray.xzarr.ZarrSource"
 """The class, as some releases of intake take the short name `zarr` for their own reader of single arrays."""
+_ZARR_DRIVERS = (ZARR_DRIVER, "zarr", "intake_xarray.xzarr:ZarrSource")
 _HERE = "{{ CATALOG_DIR }}"
 _HERE_FORMS = re.compile(r"\{\{\s*CATALOG_DIR\s*\}\}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -56,9 +58,23 @@ class Entry:
             catalog_dir: The folder or URL that the catalogue lies in.
         """
         urlpath = self.args.get("urlpath")
-        if self.driver != CUBE_DRIVER or not isinstance(urlpath, str):
+        if self.driver != CUBE_DRIVER or not isinstance(urlpath, str) or self.foreign(catalog_dir) is not None:
             return None
-        return _HERE_FORMS.sub(lambda _: catalog_dir.rstrip("/"), urlpath)
+        return str(_placed(urlpath, catalog_dir))
+
+    def foreign(self, catalog_dir: str) -> Foreign | None:
+        """The Zarr store, references or Icechunk repository that the entry means, or None if it is none of these.
+
+        Args:
+            catalog_dir: The folder or URL that the catalogue lies in.
+
+        Raises:
+            CatalogError: It does not say where its data are.
+        """
+        if self.driver not in (CUBE_DRIVER, *_ZARR_DRIVERS):
+            return None
+        args = _placed(self.args, catalog_dir)
+        return parse_entry(self.name, args, self.metadata, is_zarr_driver=self.driver != CUBE_DRIVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +264,36 @@ def kerchunk_entry(
     return Entry(
         name=name, driver=ZARR_DRIVER, args=args, description=description, metadata=_metadata(license, metadata)
     )
+
+
+def foreign_entry(
+    name: str,
+    foreign: Foreign,
+    *,
+    catalog: str | os.PathLike[str] | None = None,
+    description: str = "",
+    license: str | None = None,  # noqa: A002  # STAC's word
+) -> Entry:
+    """An entry of what others wrote, that opens without cube where that can be; arguments as above."""
+    said: dict[str, Any] = {"allow": list(foreign.allow)} if foreign.allow else {}
+    more: Any = {"catalog": catalog, "description": description, "license": license, "metadata": said}
+    match foreign.kind:
+        case "references":
+            return kerchunk_entry(name, foreign.url, **more)
+        case "zarr":
+            entry = zarr_entry(name, foreign.url, **more)
+            return replace(entry, args={key: value for key, value in entry.args.items() if key != "consolidated"})
+        case "icechunk":
+            return manifest_entry(name, foreign.url, **more)
+
+
+def _placed(value: Any, catalog_dir: str) -> Any:
+    """Return text, or what holds text, with the catalogue's folder filled in."""
+    if isinstance(value, str):
+        return _HERE_FORMS.sub(lambda _: catalog_dir.rstrip("/"), value)
+    if isinstance(value, Mapping):
+        return {key: _placed(each, catalog_dir) for key, each in value.items()}
+    return [_placed(each, catalog_dir) for each in value] if isinstance(value, list) else value
 
 
 def _urlpath(target: str | os.PathLike[str], catalog: str | os.PathLike[str] | None) -> str:

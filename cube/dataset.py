@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from cube.catalog import CATALOG_FILE, find_entry, read_catalog
 from cube.coordinates import coordinates
 from cube.decoding import Decoding, find_decoding
 from cube.errors import CatalogError, MissingExtraError, SelectionError
-from cube.io.stores import absolute, is_url, local_path
+from cube.foreign.find import Foreign, find_foreign
+from cube.foreign.open import open_foreign
+from cube.io.stores import absolute, is_url, local_path, redact
 from cube.lazy import LazyBand
 from cube.manifest.open import POINTER, Manifest, open_manifest, open_spec
 from cube.selection import Box, Selection, select, select_bands
@@ -55,12 +58,14 @@ def open_cube(
     harmonize: bool = True,
     fail_on_error: bool = True,
     fill_value: float | None = None,
+    allow: Sequence[str] | str = (),
 ) -> xr.Dataset:
     """Open a cube lazily: no pixel is read until it is used.
 
     Args:
         what: A name in the `catalog.yaml` of the current folder, a manifest by path or URL, one or several COGs, or
-            anything that `build` takes.
+            anything that `build` takes. A Zarr store (.zarr), Kerchunk references (.json, .parq) or an Icechunk
+            repository (.icechunk) opens as xarray opens it, cut to `bands`, `bbox` and `time`.
         bands: Names or aliases (STAC asset keys); the variables are called as asked for. All bands where None.
         bbox: Longitude and latitude: (west, south, east, north).
         lon: (west, east), with `lat` the same as `bbox`.
@@ -94,6 +99,7 @@ def open_cube(
         fail_on_error: See `build`; False also reads a source that is gone or damaged as no data, with a warning in the
             log. `ds.cube.compute()` lists such sources in the attribute `missing_sources`.
         fill_value: See `build`.
+        allow: URLs and paths that references may point to, besides the folder that they lie in.
 
     Returns:
         A dataset with dims (time, y, x), or (y, x) where the layers have no time; a variable a band; pixel-centre
@@ -103,9 +109,18 @@ def open_cube(
         SelectionError: What was asked for is not in the cube or does not go together; or the sources lie on several
             grids, and nothing says which pixels are meant.
         BuildError: Files that do not form one cube.
+        ReferencesError: References or a store that cannot be used, or that point to where they may not.
     """
     require_arguments(bands=bands, level=level, mask_and_scale=mask_and_scale)
     require_arguments(patch_url=patch_url, pattern=pattern, fill_value=fill_value)
+    box = _box(bbox, lon, lat)
+    foreign = named_foreign(what, allow=allow)
+    if foreign is not None:
+        grid = {"crs": crs, "resolution": resolution, "geobox": geobox, "like": like, "geopolygon": geopolygon}
+        rules = {"anchor": anchor, "resampling": resampling, "groupby": groupby, "fuse": fuse, "level": level or None}
+        sources = {"patch_url": patch_url, "pattern": pattern, "bands_as": bands_as, "fill_value": fill_value}
+        _refuse_options(foreign, grid | rules | sources)
+        return open_foreign(foreign, bands, bbox=box, time=time, chunks=chunks, mask_and_scale=mask_and_scale)
     manifest = find_manifest(
         what,
         bands=bands,
@@ -117,7 +132,6 @@ def open_cube(
         fail_on_error=fail_on_error,
         fill_value=fill_value,
     )
-    box = _box(bbox, lon, lat)
     on = plan_placing(
         manifest,
         [band.name for band in select_bands(manifest, bands)],
@@ -187,13 +201,50 @@ def _named_manifest(text: str) -> str | None:
             return None
         _refuse_unknown(text)
         return None
-    url = entry.manifest_url(Path.cwd().as_posix())
+    folder = Path.cwd().as_posix()
+    url = entry.manifest_url(folder)
+    if url is None and entry.foreign(folder) is not None:
+        raise CatalogError(
+            f"{text!r} in {CATALOG_FILE} is a Zarr store or references: open_cube({text!r}) and `cube serve` read it; "
+            "this needs an archive of COGs"
+        )
     if url is None:
         raise CatalogError(
-            f"{text!r} in catalog.yaml is read by {entry.driver}, not a manifest; open it with "
-            f"intake.open_catalog('catalog.yaml')[{text!r}].to_dask()"
+            f"{text!r} in {CATALOG_FILE} is read by {entry.driver}, not a manifest; open it with "
+            f"intake.open_catalog('{CATALOG_FILE}')[{text!r}].to_dask()"
         )
     return url
+
+
+def named_foreign(what: Any, *, allow: Sequence[str] | str = ()) -> Foreign | None:
+    """Return the Zarr store, references or Icechunk repository that `what` means, None where it is nothing of these.
+
+    Args:
+        what: Anything that `open_cube` takes.
+        allow: URLs and paths that references may point to, besides the folder that they lie in.
+
+    Raises:
+        CatalogError: The catalogue cannot be read, or its entry is damaged.
+        ReadError: A .json file cannot be read.
+    """
+    text = str(what)
+    if not isinstance(what, (str, Path)) or text.rstrip("/").endswith(".cube"):
+        return None
+    more = (allow,) if isinstance(allow, str) else tuple(allow)
+    entry = find_entry(text) if Path(text).name == text else None
+    if entry is None:
+        return find_foreign(text, allow=more)
+    found = entry.foreign(Path.cwd().as_posix())
+    return None if found is None else replace(found, allow=(*found.allow, *more))
+
+
+def _refuse_options(foreign: Foreign, options: Mapping[str, Any]) -> None:
+    given = [f"{name}=" for name, value in options.items() if value is not None]
+    if given:
+        raise SelectionError(
+            f"{redact(foreign.url)} is no archive of COGs and opens as it is: leave out {', '.join(given)}; "
+            "bands=, bbox=, time= and chunks= choose a part"
+        )
 
 
 def _refuse_unknown(text: str) -> None:

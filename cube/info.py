@@ -15,6 +15,8 @@ from cube.archive.build import count_by_band
 from cube.dataset import to_dataset
 from cube.engine.cost import readable_bytes as readable_bytes  # noqa: PLC0414 - others import it from here
 from cube.errors import CubeError, SelectionError, SourceError
+from cube.foreign.find import Foreign
+from cube.foreign.open import open_foreign
 from cube.grid import Levels, brief_crs
 from cube.io.stores import local_path, redact
 from cube.manifest.open import Manifest
@@ -111,8 +113,66 @@ def _gdal_reasons(sources: pa.Table) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def describe_foreign(foreign: Foreign, *, name: str) -> dict[str, Any]:
+    """Return what a Zarr store, references or an Icechunk repository is, as JSON values; reads no chunk.
+
+    Args:
+        foreign: Where it is.
+        name: What it was asked for by.
+
+    Raises:
+        ReferencesError: It cannot be opened.
+        ReadError: It cannot be read.
+    """
+    dataset = open_foreign(foreign, mask_and_scale=False)
+    times = dataset.indexes.get("time")
+    return {
+        "name": name,
+        "url": redact(foreign.url),
+        "kind": foreign.kind,
+        "allow": list(foreign.allow),
+        "attributes": {key: str(value) for key, value in dataset.attrs.items()},
+        "sizes": {str(dim): size for dim, size in dataset.sizes.items()},
+        "times": None if times is None or not len(times) else [str(times[0]), str(times[-1])],
+        "bands": [
+            {
+                "name": str(name),
+                "dtype": str(band.dtype),
+                "dims": [str(dim) for dim in band.dims],
+                "chunks": list(band.encoding.get("chunks") or band.shape),
+            }
+            for name, band in dataset.data_vars.items()
+        ],
+        "cube_bytes": dataset.nbytes,
+    }
+
+
+_KINDS = {"zarr": "Zarr store", "references": "Kerchunk references", "icechunk": "Icechunk repository"}
+
+
+def _foreign_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    first_and_last = facts["times"]
+    lines = [
+        (_KINDS[facts["kind"]], f"{facts['name']}, {facts['url']}"),
+        (
+            "arrays",
+            f"{readable_bytes(facts['cube_bytes'])}, " + " x ".join(f"{n} {d}" for d, n in facts["sizes"].items()),
+        ),
+    ]
+    if first_and_last is not None:
+        lines.append(("time", f"{first_and_last[0][:10]} to {first_and_last[1][:10]}"))
+    if facts["allow"]:
+        lines.append(("may point to", ", ".join(facts["allow"])))
+    for band in facts["bands"]:
+        chunks = " x ".join(map(str, band["chunks"]))
+        lines.append((f"band {band['name']}", f"{band['dtype']} ({', '.join(band['dims'])}) in chunks of {chunks}"))
+    return lines + list(facts["attributes"].items())
+
+
 def describe_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of `cube info`: (what, value)."""
+    if "kind" in facts:
+        return _foreign_in_words(facts)
     times = facts["times"]
     stored, arrays = readable_bytes(facts["source_bytes"]), readable_bytes(facts["cube_bytes"])
     lines = [

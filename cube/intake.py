@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cube.errors import MissingExtraError
+from cube.errors import CatalogError, MissingExtraError
 
 try:
     from intake.source.base import DataSource, Schema
@@ -47,7 +47,14 @@ class CubeSource(DataSource):  # type: ignore[misc]  # intake has no types
 
     def _open(self, chunks: Any) -> xr.Dataset:
         from cube.dataset import open_cube
+        from cube.io.stores import local_path, redact
 
+        folder = str((self.metadata or {}).get("catalog_dir") or "")
+        if folder and local_path(folder) is None and local_path(str(self.urlpath)) is not None:
+            raise CatalogError(
+                f"the catalogue in {redact(folder)} names {self.urlpath}, a file of this machine: a catalogue that "
+                "comes over a network may not"
+            )
         return open_cube(self.urlpath, **{**self.options, "chunks": chunks})
 
     def _get_schema(self) -> Schema:

@@ -91,7 +91,7 @@ def select(
     """
     chosen = _named(manifest, bands)
     grid = manifest.grid_at(spec.level)
-    window = Window(top=0, bottom=grid.height, left=0, right=grid.width) if bbox is None else _window(grid, bbox)
+    window = Window(top=0, bottom=grid.height, left=0, right=grid.width) if bbox is None else find_window(grid, bbox)
     positions = _times(manifest, time)
     return Selection(
         spec=spec,
@@ -124,7 +124,12 @@ def parse_box(bbox: Any) -> Box:
     return west, south, east, north
 
 
-def _window(grid: Grid, bbox: Box) -> Window:
+def find_window(grid: Grid, bbox: Box) -> Window:
+    """Return the pixels of a grid that a box of longitude and latitude touches.
+
+    Raises:
+        SelectionError: It is no box, or lies outside.
+    """
     from pyproj import Transformer
     from pyproj.exceptions import ProjError
 

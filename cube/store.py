@@ -7,12 +7,12 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from cube.conventions import Y_CENTRE, gdal_crs
@@ -21,6 +21,7 @@ from cube.grid import Grid, Window
 from cube.io import loop
 from cube.manifest.open import Manifest, open_manifest
 from cube.reader import read
+from cube.readonly import ReadOnlyStore, as_slice
 from cube.spec import CubeSpec
 from cube.zarr_metadata import (
     ZarrArray,
@@ -45,6 +46,25 @@ class Chunk(NamedTuple):
     band: str
     position: tuple[int, ...]
     """(time, row, column) of chunks, or (row, column) in a cube without time."""
+
+
+def parse_key(key: str, zarr_format: ZarrFormat, arrays: Mapping[str, ZarrArray]) -> Chunk | None:
+    """Return the chunk that a key names in its one canonical spelling, None where there is none."""
+    name, _, tail = key.partition("/")
+    array = arrays.get(name)
+    if array is None:
+        return None
+    if not array.shape:
+        return Chunk(name, ()) if tail == ("c" if zarr_format == 3 else "0") else None
+    if zarr_format == 3 and not tail.startswith("c/"):
+        return None
+    parts = tail[2:].split("/") if zarr_format == 3 else tail.split(".")
+    if len(parts) != len(array.shape) or not all(_NUMBER.fullmatch(part) for part in parts):
+        return None
+    position = tuple(int(part) for part in parts)
+    if any(i >= count for i, count in zip(position, array.counts, strict=True)):
+        return None
+    return Chunk(name, position)
 
 
 class CubeStore:
@@ -108,21 +128,7 @@ class CubeStore:
             that name. Only the one canonical spelling of a chunk's key names it: "c/00/0" is another key.
         """
         found = self._documents[zarr_format].get(key) or self._coordinates[zarr_format].get(key)
-        if found is not None:
-            return found
-        name, _, tail = key.partition("/")
-        array = self._chunked.get(name)
-        if array is None:
-            return None
-        if zarr_format == 3 and not tail.startswith("c/"):
-            return None
-        parts = tail[2:].split("/") if zarr_format == 3 else tail.split(".")
-        if len(parts) != len(array.shape) or not all(_NUMBER.fullmatch(part) for part in parts):
-            return None
-        position = tuple(int(part) for part in parts)
-        if any(i >= count for i, count in zip(position, array.counts, strict=True)):
-            return None
-        return Chunk(name, position)
+        return found if found is not None else parse_key(key, zarr_format, self._chunked)
 
     async def get(self, key: str, zarr_format: ZarrFormat) -> bytes | None:
         """Return the bytes of a key, or None where it names nothing; may be awaited on any event loop.
@@ -217,12 +223,8 @@ def _children(array: ZarrArray, deeper: list[str], zarr_format: ZarrFormat) -> I
     return map(str, range(array.counts[depth])) if inside and exists else []
 
 
-class ZarrStore(Store):
+class ZarrStore(ReadOnlyStore):
     """A cube for zarr-python in this process: `xarray.open_zarr(ZarrStore(CubeStore(manifest)))`; pickles small."""
-
-    supports_writes = False
-    supports_deletes = False
-    supports_listing = True
 
     def __init__(self, store: CubeStore, *, zarr_format: ZarrFormat = 3) -> None:
         """Wrap a store; reads nothing.
@@ -231,7 +233,7 @@ class ZarrStore(Store):
             store: The cube.
             zarr_format: Which version's keys it answers to.
         """
-        super().__init__(read_only=True)
+        super().__init__()
         self._store = store
         self._zarr_format = zarr_format
 
@@ -259,13 +261,7 @@ class ZarrStore(Store):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a key's bytes, or None where it names nothing."""
         data = await self._store.get(key, self._zarr_format)
-        return None if data is None else prototype.buffer.from_bytes(data[_as_slice(byte_range)])
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Return parts of several keys, in their order."""
-        return await asyncio.gather(*[self.get(key, prototype, part) for key, part in key_ranges])
+        return None if data is None else prototype.buffer.from_bytes(data[as_slice(byte_range)])
 
     async def exists(self, key: str) -> bool:
         """Return whether a key names something; reads nothing."""
@@ -276,39 +272,10 @@ class ZarrStore(Store):
         for key in self._store.list_keys(self._zarr_format):
             yield key
 
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Iterate over the keys that start with a text."""
-        for key in self._store.list_keys(self._zarr_format):
-            if key.startswith(prefix):
-                yield key
-
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Iterate over the names directly in a folder."""
         for name in self._store.list_names(prefix.rstrip("/"), self._zarr_format):
             yield name
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Refuse: a cube is read-only."""
-        del key, value
-        self._check_writable()
-
-    async def delete(self, key: str) -> None:
-        """Refuse: a cube is read-only."""
-        del key
-        self._check_writable()
-
-
-def _as_slice(part: ByteRequest | None) -> slice:
-    match part:
-        case None:
-            return slice(None)
-        case RangeByteRequest(start, end):
-            return slice(start, end)
-        case OffsetByteRequest(offset):
-            return slice(offset, None)
-        case SuffixByteRequest(suffix):
-            return slice(-suffix, None) if suffix else slice(0, 0)
-    raise TypeError(f"Unexpected byte_range, got {part!r}")
 
 
 def _reopen(url: str, version: str, level: int, chunks: tuple[int, int], zarr_format: ZarrFormat) -> ZarrStore:

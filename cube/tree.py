@@ -7,7 +7,8 @@ from typing import Any
 import xarray as xr
 
 from cube import conventions
-from cube.dataset import open_cube
+from cube.dataset import named_foreign, open_cube
+from cube.errors import SelectionError
 from cube.grid import Grid
 from cube.manifest.open import open_spec
 from cube.spec import CubeSpec
@@ -34,6 +35,12 @@ def open_tree(what: Any, bands: Any = None, **options: Any) -> xr.DataTree:
     """
     if "level" in options:
         raise TypeError("open_tree() opens every level: leave out level=, or use open_cube()")
+    foreign = named_foreign(what)
+    if foreign is not None:
+        raise SelectionError(
+            f"{foreign.url} is no archive of COGs: open_cube() opens it, and xarray.open_datatree() the groups of a "
+            "Zarr store"
+        )
     first = open_cube(what, bands, **options)
     datasets = {"0": first}
     spec: CubeSpec = first.encoding["cube"]

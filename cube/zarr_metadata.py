@@ -145,9 +145,17 @@ def root_attributes(manifest: Manifest) -> dict[str, Any]:
     return dict(manifest.attributes) | {"Conventions": CF_VERSION}
 
 
-def render_v3(attributes: Mapping[str, Any], arrays: Iterable[ZarrArray]) -> dict[str, bytes]:
-    """Return version 3's documents by key; the group's holds all others, so that opening takes one request."""
-    documents = {array.name: _array_v3(array) for array in arrays}
+def render_v3(
+    attributes: Mapping[str, Any], arrays: Iterable[ZarrArray], *, others: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Return version 3's documents by key; the group's holds all others, so that opening takes one request.
+
+    Args:
+        attributes: Of the group.
+        arrays: In it.
+        others: Documents of further arrays, by name.
+    """
+    documents = {array.name: _array_v3(array) for array in arrays} | dict(others or {})
     root = {
         "zarr_format": 3,
         "node_type": "group",
@@ -157,9 +165,11 @@ def render_v3(attributes: Mapping[str, Any], arrays: Iterable[ZarrArray]) -> dic
     return {"zarr.json": _dump(root)} | {f"{name}/zarr.json": _dump(document) for name, document in documents.items()}
 
 
-def render_v2(attributes: Mapping[str, Any], arrays: Iterable[ZarrArray]) -> dict[str, bytes]:
-    """Return version 2's documents by key, `.zmetadata` among them."""
-    documents: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes)}
+def render_v2(
+    attributes: Mapping[str, Any], arrays: Iterable[ZarrArray], *, others: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """Return version 2's documents by key, `.zmetadata` among them; arguments as of `render_v3`, others by key."""
+    documents: dict[str, Any] = {".zgroup": {"zarr_format": 2}, ".zattrs": dict(attributes), **(others or {})}
     for array in arrays:
         documents[f"{array.name}/.zarray"] = _array_v2(array)
         attributes_v2 = {"_ARRAY_DIMENSIONS": list(array.dims)} | ({} if array.crs is None else {"_CRS": array.crs})
@@ -220,6 +230,8 @@ def _number(value: float, dtype: np.dtype) -> Any:
     """Return a fill value as both versions write it: JSON has no NaN, no infinities and no complex numbers."""
     if dtype.kind == "c":
         return [_number(part, np.dtype("f8")) for part in (complex(value).real, complex(value).imag)]
+    if dtype.kind == "b":
+        return bool(value)
     if dtype.kind != "f":
         return int(value)
     if math.isfinite(value):

@@ -15,7 +15,8 @@ from xpublish.plugins.included.dataset_info import DatasetInfoPlugin
 from xpublish.rest import Rest
 
 from cube.catalog import Catalog, Entry, read_catalog
-from cube.errors import CatalogError
+from cube.errors import CubeError
+from cube.foreign.find import Foreign
 from server.chunks import ChunkCache
 from server.errors import HANDLERS
 from server.provider import CubeProvider, CubeRegistry
@@ -46,7 +47,7 @@ def create_app(
     settings = settings or ServerSettings()
     entries = catalog if isinstance(catalog, Mapping) else read_catalog(catalog)
     served = _served(entries)
-    registry = CubeRegistry({name: url for name, (_, url) in served.items()}, refresh_s=settings.refresh_s)
+    registry = CubeRegistry({name: place for name, (_, place) in served.items()}, refresh_s=settings.refresh_s)
     own = [
         ZarrPlugin(registry, ChunkCache(settings.chunk_cache_bytes)),
         CatalogPlugin({name: entry for name, (entry, _) in served.items()}),
@@ -69,21 +70,21 @@ def create_app(
     return app
 
 
-def _served(entries: Mapping[str, Entry]) -> dict[str, tuple[Entry, str]]:
-    """Return (entry, manifest) of each cube by dataset id; what is no cube is left out and logged."""
+def _served(entries: Mapping[str, Entry]) -> dict[str, tuple[Entry, str | Foreign]]:
+    """Return each entry and where it is served from by dataset id; what cannot be is left out and logged."""
     folder = (Path(entries.href).absolute().parent if isinstance(entries, Catalog) else Path.cwd()).as_posix()
     served = {}
     for name in entries:
         try:
             entry = entries[name]
-            url = entry.manifest_url(folder)
-        except CatalogError as error:
+            place = entry.foreign(folder) or entry.manifest_url(folder)
+        except CubeError as error:
             logger.warning("not served: %s", error)
             continue
-        if url is None:
-            logger.info("not served: %s, which %s reads and not a manifest", name, entry.driver)
+        if place is None:
+            logger.info("not served: %s, which %s reads", name, entry.driver)
         elif name.endswith(".zarr"):
             logger.warning("not served: %s, as its name would make URLs that mean two things", name)
         else:
-            served[name] = entry, url
+            served[name] = entry, place
     return served

@@ -33,6 +33,7 @@ for command, example in (
     (storage.cache, "cube cache --clear"),
     (tuning.tune, "cube tune https://example.com/file.tif"),
     (measures.bench, "cube bench mine --peer odc-stac"),
+    (sources.add, "cube add mine.json --name references"),
     (sources.place, "cube place mine --resolution 20 --groupby solar_day"),
     (services.serve, "cube serve catalog.yaml --port 9000"),
     (services.demo, "cube demo --keep"),

@@ -35,12 +35,19 @@ def info(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Whether to ask a remote store how fast it answers.")
     ] = True,
+    allow: Annotated[
+        list[str] | None, typer.Option("--allow", help="What references may point to, besides their own folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a cube holds, and how far away; with --preview, draw it."""
-    from cube.dataset import find_manifest
-    from cube.info import describe, measure_distance, write_preview
+    from cube.dataset import find_manifest, named_foreign
+    from cube.info import describe, describe_foreign, measure_distance, write_preview
 
+    foreign = named_foreign(name, allow=allow or ())
+    if foreign is not None:
+        print_facts(describe_foreign(foreign, name=name), as_json=as_json)
+        return
     manifest = find_manifest(name)
     shown = write_preview(manifest, preview, time=parse_time(time)) if preview is not None else None
     if as_python:

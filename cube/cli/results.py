@@ -105,16 +105,33 @@ def _compare(plan: Explanation, asked: Trace, seconds: float) -> str:
 
 def export(
     name: Name,
-    kerchunk: Annotated[Path, typer.Option("--kerchunk", help="Write Kerchunk references: .json or .parq.")],
+    kerchunk: Annotated[
+        Path | None, typer.Option("--kerchunk", help="Write Kerchunk references: .json or .parq.")
+    ] = None,
+    icechunk: Annotated[
+        Path | None, typer.Option("--icechunk", help="Write virtual chunks to an Icechunk repository (a folder).")
+    ] = None,
     level: Level = 0,
 ) -> None:
     """Write static references that others open without cogcube, where they can describe the cube."""
     from cube.dataset import find_manifest
-    from cube.references import to_kerchunk
+    from cube.errors import SelectionError
 
-    to_kerchunk(find_manifest(name), kerchunk, level=level)
-    # fsspec reads Parquet references with fastparquet alone.
-    libraries = "xarray kerchunk imagecodecs-numcodecs" + ("" if kerchunk.suffix == ".json" else " fastparquet")
-    sys.stdout.write(
-        f'{kerchunk}: open it with `pip install {libraries}` and\n  xr.open_dataset("{kerchunk}", engine="kerchunk")\n'
-    )
+    if kerchunk is None and icechunk is None:
+        raise SelectionError("say what to write: --kerchunk FILE.json, --kerchunk FOLDER.parq or --icechunk FOLDER")
+    manifest = find_manifest(name)
+    if kerchunk is not None:
+        from cube.references.kerchunk import to_kerchunk
+
+        to_kerchunk(manifest, kerchunk, level=level)
+        # fsspec reads Parquet references with fastparquet alone.
+        libraries = "xarray kerchunk imagecodecs-numcodecs" + ("" if kerchunk.suffix == ".json" else " fastparquet")
+        sys.stdout.write(
+            f"{kerchunk}: open it with `pip install {libraries}` and\n"
+            f'  xr.open_dataset("{kerchunk}", engine="kerchunk")\n'
+        )
+    if icechunk is not None:
+        from cube.references.icechunk import to_icechunk
+
+        tiles = to_icechunk(manifest, icechunk, level=level)
+        sys.stdout.write(f'{icechunk}: {tiles:,} virtual chunks; open_cube("{icechunk}", allow=[...]) reads them\n')

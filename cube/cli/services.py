@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -30,9 +31,13 @@ def serve(
 
 def _welcome(url: str, catalog: Path) -> str:
     from cube.catalog import read_catalog
+    from cube.errors import CatalogError
 
-    entries = read_catalog(catalog)
-    names = [name for name, entry in entries.items() if entry.manifest_url(".") is not None]
+    entries, names = read_catalog(catalog), []
+    for name in entries:
+        with contextlib.suppress(CatalogError):  # of one entry; the server's log says which
+            if entries[name].foreign(".") is not None or entries[name].manifest_url(".") is not None:
+                names.append(name)
     first = names[0] if names else "NAME"
     return (
         f"serving {len(names)} {'cube' if len(names) == 1 else 'cubes'} of {catalog} at {url} (Ctrl-C ends it)\n"

@@ -78,6 +78,34 @@ def build(
     print_facts(describe(manifest), as_json=as_json)
 
 
+def add(
+    what: Annotated[str, typer.Argument(help="A Zarr store, Kerchunk references or an Icechunk repository.")],
+    name: Annotated[str, typer.Option("--name", help="Its name in the catalogue.")],
+    catalog: Catalog = Path("catalog.yaml"),
+    allow: Annotated[
+        list[str] | None, typer.Option("--allow", help="What references may point to, besides their own folder.")
+    ] = None,
+    description: Annotated[str, typer.Option("--description", help="What it is.")] = "",
+    licence: Annotated[str, typer.Option("--license", help="SPDX name of the data's licence.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Open what others wrote, and write its entry in the catalogue."""
+    from cube.catalog import add_entry, foreign_entry
+    from cube.errors import CatalogError
+    from cube.foreign.find import find_foreign
+    from cube.info import describe_foreign
+
+    foreign = find_foreign(what, allow=tuple(allow or ()))
+    if foreign is None:
+        raise CatalogError(
+            f"{what} is no Zarr store (.zarr), no references (.json, .parq) and no Icechunk repository (.icechunk); "
+            "cube build makes a cube of COGs"
+        )
+    facts = describe_foreign(foreign, name=name)  # first of all: what cannot be opened is no entry
+    add_entry(catalog, foreign_entry(name, foreign, catalog=catalog, description=description, license=licence or None))
+    print_facts(facts, as_json=as_json)
+
+
 def append(name: Cube, source: Sources, as_json: Json = False) -> None:
     """Add sources to a cube, with the options that it was built with; what is there already is left alone."""
     from cube.archive.update import append as append_sources

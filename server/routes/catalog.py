@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import PrivateAttr
@@ -35,9 +36,12 @@ class CatalogPlugin(Plugin):
         # By the name that the client knows the server by: it may see it through a proxy or a tunnel.
         base = str(request.base_url).rstrip("/")
         entries = [
-            zarr_entry(
-                name, f"{base}/datasets/{name}.zarr", description=entry.description, metadata=dict(entry.metadata)
-            )
+            zarr_entry(name, f"{base}/datasets/{name}.zarr", description=entry.description, metadata=_published(entry))
             for name, entry in self._entries.items()
         ]
         return Response(dump_catalog(entries), media_type="application/yaml", headers={"Cache-Control": "no-cache"})
+
+
+def _published(entry: Entry) -> dict[str, Any]:
+    """Return an entry's metadata without what is the server's own business."""
+    return {key: value for key, value in entry.metadata.items() if key != "allow"}

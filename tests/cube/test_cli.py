@@ -641,11 +641,11 @@ def test_without_a_catalogue_the_error_says_so(run: Runner, tmp_path: Path, monk
 
 
 def test_an_entry_of_another_driver_is_told_from_a_cube(run: Runner, archive: Archive, tmp_path: Path) -> None:
-    from cube.catalog import add_entry, zarr_entry
+    from cube.catalog import Entry, add_entry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        add_entry("catalog.yaml", zarr_entry("web", "http://host/a.zarr"))
+        add_entry("catalog.yaml", Entry(name="web", driver="intake.source.csv.CSVSource", args={"urlpath": "a.csv"}))
         ran = run("info", "web")
     assert ran.code == 1
     assert "intake.open_catalog('catalog.yaml')['web'].to_dask()" in ran.err
@@ -654,11 +654,37 @@ def test_an_entry_of_another_driver_is_told_from_a_cube(run: Runner, archive: Ar
 # help
 
 
+def test_what_others_wrote_is_added_under_a_name(
+    run: Runner, built: Path, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest, files = built / "s2.cube", archive.root.as_posix()
+    run.well("export", manifest, "--kerchunk", "refs.json", "--icechunk", "ice")
+    refused = run("add", "refs.json", "--name", "theirs")
+    assert refused.code == 1
+    assert f"allow=['{files}/" in refused.err
+    assert not Path("catalog.yaml").exists()
+    said = run.well("add", "refs.json", "--name", "theirs", "--allow", files, "--license", "CC0-1.0")
+    assert said.startswith("Kerchunk references  theirs, ")
+    facts = json.loads(run.well("add", "ice", "--name", "versioned", "--allow", files, "--json"))
+    assert (facts["kind"], facts["name"], facts["allow"]) == ("icechunk", "versioned", [files])
+    assert list(read_catalog("catalog.yaml")) == ["theirs", "versioned"]
+    for name in ("theirs", "versioned"):
+        assert "band " in run.well("info", name)
+        np.testing.assert_array_equal(cube.open_cube(name).red.values, cube.open_cube(str(manifest)).red.values)
+    none = run("add", manifest, "--name", "x")
+    assert none.code == 1
+    assert "is no Zarr store" in none.err
+    missing = run("export", manifest)
+    assert missing.code == 1
+    assert "--kerchunk" in missing.err
+
+
 def test_every_command_is_listed(run: Runner) -> None:
     said = run.well("--help")
     assert {line.split()[0] for line in said.partition("Commands:\n")[2].splitlines()} == set(COMMANDS)
     made = {"build", "append", "refresh", "place", "check"}
-    kept = {"copy", "cache", "export"}
+    kept = {"copy", "cache", "export", "add"}
     assert set(COMMANDS) == made | kept | {"info", "explain", "compute", "serve", "demo", "doctor", "tune", "bench"}
 
 

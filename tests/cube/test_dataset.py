@@ -309,7 +309,7 @@ def test_a_written_copy_reads_back_the_same(manifest, truth, tmp_path):
 def catalog(manifest, tmp_path, monkeypatch):
     entries = {
         "ours": {"driver": "cube.intake.CubeSource", "args": {"urlpath": manifest.url}},
-        "theirs": {"driver": "intake_xarray.xzarr.ZarrSource", "args": {"urlpath": "https://host/a.zarr"}},
+        "theirs": {"driver": "intake.source.csv.CSVSource", "args": {"urlpath": "https://host/a.csv"}},
     }
     (tmp_path / "catalog.yaml").write_text(yaml.safe_dump({"version": 1, "sources": entries}))
     monkeypatch.chdir(tmp_path)
@@ -317,7 +317,7 @@ def catalog(manifest, tmp_path, monkeypatch):
 
 def test_names_of_the_catalogue_in_the_current_folder(catalog, truth):
     np.testing.assert_array_equal(open_cube("ours", mask_and_scale=False).red.values, truth["red"])
-    with pytest.raises(CatalogError, match=r"'theirs' in catalog\.yaml is read by intake_xarray\.xzarr\.ZarrSource"):
+    with pytest.raises(CatalogError, match=r"'theirs' in catalog\.yaml is read by intake\.source\.csv\.CSVSource"):
         open_cube("theirs")
     with pytest.raises(CatalogError, match=r"nobody: there is no such file .* \(catalog\.yaml here has ours, theirs\)"):
         open_cube("nobody")

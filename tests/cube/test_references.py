@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from time import time as now
 from typing import Any
 
 import fsspec
+import icechunk
 import numpy as np
 import pytest
 import rioxarray  # noqa: F401 - the accessor .rio
@@ -21,7 +24,9 @@ import cube
 from cube.errors import ReferencesError
 from cube.io.trace import trace
 from cube.manifest.open import Manifest
-from cube.references import plan_references, to_kerchunk
+from cube.references import to_kerchunk
+from cube.references.icechunk import to_icechunk
+from cube.references.plan import plan_references
 from cube.spec import Placing
 from cube.testing import ObjectStore, unique_values, write_archive, write_cog
 
@@ -56,6 +61,21 @@ def require_equal(manifest: Manifest, folder: Path, level: int = 0) -> None:
         for name in expected.variables:
             np.testing.assert_array_equal(found[name].values, expected[name].values, err_msg=f"{path.name}: {name}")
             assert found[name].dtype.newbyteorder("=") == expected[name].dtype
+    require_equal_in_icechunk(manifest, folder, expected, level)
+
+
+def require_equal_in_icechunk(manifest: Manifest, folder: Path, expected: xr.Dataset, level: int) -> None:
+    if manifest.image(0).predictor == 2 and manifest.bands[0].dtype.startswith("float"):
+        with pytest.raises(ReferencesError, match=r"version 3 of Zarr has no codec .* differences of integers"):
+            to_icechunk(manifest, folder / "refs.icechunk", level=level)
+        return
+    tiles = to_icechunk(manifest, folder / "refs.icechunk", level=level)
+    assert tiles == to_kerchunk(manifest, folder / "refs.json", level=level)
+    allow = [entry["path"] for entry in manifest.source_table().select(["href"]).rename_columns(["path"]).to_pylist()]
+    found = cube.open_cube(folder / "refs.icechunk", allow=[href.rpartition("/")[0] for href in allow]).load()
+    for name in expected.variables:
+        np.testing.assert_array_equal(found[name].values, expected[name].values, err_msg=f"icechunk: {name}")
+        assert found[name].dtype == expected[name].dtype
 
 
 @pytest.mark.parametrize("endianness", ["LITTLE", "BIG"])
@@ -315,3 +335,25 @@ def test_others_need_nothing_of_ours(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), values.astype("float32"))
+
+
+def test_icechunk_keeps_versions_and_sees_a_changed_file(tmp_path: Path) -> None:
+    path = write_cog(tmp_path / "in" / "a.tif", unique_values(SHAPE, "uint16"), nodata=0, **TILED)
+    manifest = cube.build(path, to=tmp_path / "a.cube")
+    for _ in range(2):
+        to_icechunk(manifest, tmp_path / "a.icechunk")
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path / "a.icechunk")))
+    assert len(list(repository.ancestry(branch="main"))) == 3
+    opened = cube.open_cube(tmp_path / "a.icechunk", allow=str(path.parent))
+    os.utime(path, (now() + 60, now() + 60))
+    with pytest.raises(Exception, match=r"changed|modified"):
+        opened.band_1.load()
+
+
+def test_icechunk_is_not_written_where_there_is_something_else(tmp_path: Path) -> None:
+    path = write_cog(tmp_path / "a.tif", unique_values(SHAPE, "uint16"), nodata=0, **TILED)
+    manifest = cube.build(path, to=tmp_path / "a.cube")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ReferencesError, match="file"):
+        to_icechunk(manifest, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -14,7 +14,7 @@ import pytest
 from affine import Affine
 
 import cube
-from cube.catalog import add_entry, kerchunk_entry, manifest_entry
+from cube.catalog import Entry, add_entry, manifest_entry
 from cube.testing import unique_values, write_cog
 from server.app import create_app
 from server.run import serving
@@ -48,7 +48,7 @@ def ask(url: str, path: str, *, method: str = "GET", **headers: str) -> Answer:
 
 @pytest.fixture(scope="session")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A catalogue: scenes with two dates, a geographic layer with overviews, and references that are no cube."""
+    """A catalogue: scenes with two dates, a geographic layer with overviews, and a table that is no cube."""
     root = tmp_path_factory.mktemp("served")
     for number, date in enumerate(("20240105", "20240301")):
         options: dict[str, Any] = {"driver": "GTiff", "blockxsize": 256, "blockysize": 256}
@@ -65,7 +65,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cube.build(what, name=name, to=root / f"{name}.cube", attributes={"title": said})
         entry = manifest_entry(name, root / f"{name}.cube", catalog=file, description=said, license="CC-BY-4.0")
         add_entry(file, entry)
-    add_entry(file, kerchunk_entry("refs", root / "refs.json", catalog=file))
+    add_entry(file, Entry(name="table", driver="intake.source.csv.CSVSource", args={"urlpath": "table.csv"}))
     return file
 
 

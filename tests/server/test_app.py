@@ -32,7 +32,7 @@ def test_what_is_no_cube_is_left_out_and_logged(tmp_path: Path, caplog: pytest.L
     (tmp_path / "catalog.yaml").write_text(
         "sources:\n"
         "  good: {driver: cube.intake.CubeSource, args: {urlpath: '{{ CATALOG_DIR }}/good.cube'}}\n"
-        "  copy: {driver: intake_xarray.xzarr.ZarrSource, args: {urlpath: copy.zarr}}\n"
+        "  table: {driver: intake.source.csv.CSVSource, args: {urlpath: table.csv}}\n"
         "  broken: {args: {}}\n"
         "  two.zarr: {driver: cube.intake.CubeSource, args: {urlpath: two.cube}}\n"
     )
@@ -40,7 +40,7 @@ def test_what_is_no_cube_is_left_out_and_logged(tmp_path: Path, caplog: pytest.L
         app = create_app(tmp_path / "catalog.yaml")
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
-    assert all(any(name in line for line in lines) for name in ("copy", "broken", "two.zarr"))
+    assert all(any(name in line for line in lines) for name in ("table", "broken", "two.zarr"))
     with serving(app) as url:
         assert json.loads(client(url, "/datasets").body) == ["good"]
     with pytest.raises(CatalogError, match=r"none\.yaml"):

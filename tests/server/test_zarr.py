@@ -215,7 +215,7 @@ def test_other_forms_of_ranges(url: str, client: Any) -> None:
         "scenes.zarr//zarr.json",
         "scenes.zarr/%2e%2e/zarr.json",
         "other.zarr/zarr.json",
-        "refs.zarr/zarr.json",
+        "table.zarr/zarr.json",
         "..%2fscenes.zarr/zarr.json",
         "scenes/level/99.zarr/zarr.json",
         "scenes/level/00.zarr/zarr.json",

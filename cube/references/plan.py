@@ -1,22 +1,14 @@
-"""Kerchunk references, JSON and Parquet: what others open without us, where static references can say the whole."""
+"""Which bytes of which file each chunk of a cube is, where static references can say the whole."""
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cube.conventions import SPATIAL_REF
 from cube.errors import MissingExtraError, ReferencesError, SelectionError
@@ -42,38 +34,6 @@ _COMPRESSORS: Mapping[int, Mapping[str, Any] | None] = {
 }
 _MOST_INLINE_BYTES = 16 * 1024
 """Of one chunk that no file holds."""
-_ROWS_A_FILE = 100_000
-
-
-def to_kerchunk(manifest: Manifest, path: str | Path, *, level: int = 0) -> int:
-    """Write a cube's references: `xarray.open_dataset(path, engine="kerchunk")` opens them without cogcube.
-
-    Args:
-        manifest: The cube.
-        path: A name that ends with .json, or with .parq or .parquet for a folder that opens in parts, for archives of
-            more than some hundred thousand tiles.
-        level: 0 is full resolution.
-
-    Returns:
-        How many tiles it refers to.
-
-    Raises:
-        ReferencesError: Static references cannot describe the cube (names a band, a file and the reason), or `path`
-            cannot be written.
-    """
-    path = Path(path)
-    if path.suffix not in (".json", ".parq", ".parquet"):
-        raise ReferencesError(f"{path}: give a name that ends with .json or .parq")
-    # In Parquet an absent chunk is a null, which readers with pandas 3 take for a URL.
-    references = plan_references(manifest, level=level, dense=path.suffix != ".json")
-    try:
-        if path.suffix == ".json":
-            _write_json(path, references)
-        else:
-            _write_parquet(path, references)
-    except OSError as error:
-        raise ReferencesError(f"{path} cannot be written: {error}") from error
-    return sum(isinstance(value, tuple) for value in references.values())
 
 
 def plan_references(manifest: Manifest, *, level: int = 0, dense: bool = False) -> References:
@@ -87,34 +47,45 @@ def plan_references(manifest: Manifest, *, level: int = 0, dense: bool = False) 
     Raises:
         ReferencesError: Static references cannot describe the cube; names a band, a file and the reason.
     """
-    try:
-        manifest.require_lattice()
-    except SelectionError as error:
-        raise ReferencesError(f"static references cannot describe this cube: {error}") from None
-    bands = [_plan_band(manifest, band, level) for band in manifest.bands]
+    bands = plan_bands(manifest, level)
     coordinates = coordinate_arrays(manifest, level)
     arrays = [array for array, _ in coordinates] + [band.array for band in bands]
     references: References = {**render_v2(root_attributes(manifest), arrays)}
     for array, values in coordinates:
-        references[_key(array, (0,) * values.ndim)] = encode_chunk(values)
+        references[chunk_key(array, (0,) * values.ndim)] = encode_chunk(values)
     for band in bands:
         references |= band.present
-        references |= _inline(band, dense)
+        references |= inline(band, dense=dense)
     return references
 
 
+def plan_bands(manifest: Manifest, level: int) -> list[BandReferences]:
+    """Return the references of each band; reads no pixel.
+
+    Raises:
+        ReferencesError: Static references cannot describe the cube; names a band, a file and the reason.
+    """
+    try:
+        manifest.require_lattice()
+    except SelectionError as error:
+        raise ReferencesError(f"static references cannot describe this cube: {error}") from None
+    return [_plan_band(manifest, band, level) for band in manifest.bands]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _BandReferences:
+class BandReferences:
     """One band's chunks, those that files hold and those that they leave out."""
 
     band: Band
     array: ZarrArray
+    """Compressed and filtered as the files are, in the codecs of version 2."""
     present: dict[str, tuple[str, int, int]]
+    """(URL, offset, length) by key."""
     sparse: Mapping[str, float]
     """What tiles hold that a file leaves out, by key."""
 
 
-def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
+def _plan_band(manifest: Manifest, band: Band, level: int) -> BandReferences:
     grid, times = manifest.grid_at(level), manifest.times
     everything = Window(top=0, bottom=grid.height, left=0, right=grid.width)
     dates = range(1 if times is None else len(times))
@@ -131,10 +102,10 @@ def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
         plane = found.sample if facts.interleave == "band" and facts.samples > 1 else 0
         start = (found.time,) if times is not None else ()
         row, column = facts.row // image.tile_height, facts.column // image.tile_width
-        url = _url(facts.href)
+        url = local_name(facts.href)
         offsets, lengths = image.offsets[plane].tolist(), image.lengths[plane].tolist()
         for j, i in itertools.product(range(len(offsets)), range(len(offsets[0]))):
-            key = _key(array, (*start, row + j, column + i))
+            key = chunk_key(array, (*start, row + j, column + i))
             if key in present or key in sparse:
                 raise _refusal(band, facts.href, "shares pixels with another source, and a reference is to one of them")
             if lengths[j][i]:
@@ -143,7 +114,7 @@ def _plan_band(manifest: Manifest, band: Band, level: int) -> _BandReferences:
                 sparse[key] = 0 if facts.nodata is None else facts.nodata
     if array is None:
         raise ReferencesError(f"band {band.name!r} has no source at level {level}")
-    return _BandReferences(band=band, array=array, present=present, sparse=sparse)
+    return BandReferences(band=band, array=array, present=present, sparse=sparse)
 
 
 def _refusal(band: Band, href: str, reason: str) -> ReferencesError:
@@ -215,13 +186,13 @@ def _array(manifest: Manifest, band: Band, level: int, facts: SourceFacts, image
     )
 
 
-def _inline(band: _BandReferences, dense: bool) -> References:
+def inline(band: BandReferences, *, dense: bool = False) -> References:
     """Return the chunks that no file holds, as bytes where their absence would not say what they hold."""
     encoded: dict[float, bytes] = {}
     references: References = {}
     fill = band.array.fill
     for position in itertools.product(*map(range, band.array.counts)):
-        key = _key(band.array, position)
+        key = chunk_key(band.array, position)
         if key in band.present:
             continue
         value = band.sparse.get(key, band.band.hole)
@@ -233,7 +204,7 @@ def _inline(band: _BandReferences, dense: bool) -> References:
     return references
 
 
-def _constant(band: _BandReferences, value: float) -> bytes:
+def _constant(band: BandReferences, value: float) -> bytes:
     """Return a tile that holds one value everywhere, encoded as the band's files are."""
     import numcodecs
 
@@ -256,77 +227,12 @@ def _constant(band: _BandReferences, value: float) -> bytes:
     return data
 
 
-def _key(array: ZarrArray, position: tuple[int, ...]) -> str:
+def chunk_key(array: ZarrArray, position: tuple[int, ...]) -> str:
+    """Return the key of a chunk, as version 2 of Zarr has it."""
     return f"{array.name}/{'.'.join(map(str, position)) or '0'}"
 
 
-def _url(href: str) -> str:
+def local_name(href: str) -> str:
     """Return what fsspec opens: URLs as they are, files by path, as it takes the "%20" of a file:// URL for letters."""
     path = local_path(href)
     return href if path is None else path.as_posix()
-
-
-def _write_json(path: Path, references: References) -> None:
-    if path.is_dir():
-        raise ReferencesError(f"{path} is a folder; choose another name")
-    rendered = {key: value if isinstance(value, tuple) else _text(key, value) for key, value in references.items()}
-    text = json.dumps({"version": 1, "refs": rendered}, separators=(",", ":"))
-    with _replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _holds_references(folder: Path) -> bool:
-    metadata = folder / ".zmetadata"
-    return metadata.is_file() and "record_size" in json.loads(metadata.read_bytes())
-
-
-def _text(key: str, value: bytes) -> str:
-    is_metadata = key.rpartition("/")[2].startswith(".z")
-    return value.decode() if is_metadata else "base64:" + base64.b64encode(value).decode()
-
-
-def _write_parquet(path: Path, references: References) -> None:
-    """Write what fsspec's LazyReferenceMapper reads: a folder a variable, its chunks in C order, 100,000 a file."""
-    if path.exists() and not _holds_references(path):
-        raise ReferencesError(f"{path} exists and holds no references; choose another name")
-    metadata = json.loads(references[".zmetadata"])  # type: ignore[arg-type]  # metadata is bytes
-    with _replacing(path) as temporary:
-        temporary.mkdir()
-        (temporary / ".zmetadata").write_text(json.dumps({**metadata, "record_size": _ROWS_A_FILE}), encoding="utf-8")
-        for name, document in metadata["metadata"].items():
-            if not name.endswith("/.zarray"):
-                continue
-            variable = name.removesuffix("/.zarray")
-            counts = [-(-n // chunk) for n, chunk in zip(document["shape"], document["chunks"], strict=True)]
-            keys = (f"{variable}/{'.'.join(map(str, p)) or '0'}" for p in itertools.product(*map(range, counts)))
-            (temporary / variable).mkdir()
-            for number, batch in enumerate(itertools.batched(keys, _ROWS_A_FILE)):
-                table = _reference_table([references[key] for key in batch])
-                pq.write_table(table, temporary / variable / f"refs.{number}.parq", compression="zstd")
-
-
-def _reference_table(values: list[bytes | tuple[str, int, int]]) -> pa.Table:
-    rows = [("", 0, 0, value) if isinstance(value, bytes) else (*value, None) for value in values]
-    path, offset, size, raw = zip(*rows, strict=True)
-    return pa.table(
-        {
-            "path": pa.array(path, pa.string()),
-            "offset": pa.array(offset, pa.int64()),
-            "size": pa.array(size, pa.int64()),
-            "raw": pa.array(raw, pa.binary()),
-        }
-    )
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; what is there takes the place of `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield folder / "new"
-        if path.is_dir():
-            path.replace(folder / "old")
-        (folder / "new").replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
