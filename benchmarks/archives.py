@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ CLEAR = (4, 5, 6, 7, 11)
 """Classes of the band "scl" that show the ground."""
 _TRANSFORM = Affine(10.0, 0.0, 399960.0, 0.0, -10.0, 5400000.0)
 _EPSG = 32633
+_BORDER, _LATITUDE = 12.0, 48.0
+"""Of zones 32 and 33."""
 _VERSION = 1  # of what is written; a change makes all archives anew
 
 
@@ -39,6 +42,8 @@ class Recipe:
     overviews: str = "NONE"
     distinct: int | None = None
     """How many files are different: the others are further names of these. All where None."""
+    zones: tuple[int, ...] = ()
+    """UTM zones, west to east, on whose common border a scene of each lies at every date. One of zone 33 where none."""
 
 
 def _days(first: str, count: int, step: int) -> tuple[str, ...]:
@@ -62,6 +67,15 @@ def recipe(name: str, *, full: bool) -> Recipe:
             tile=128,
             overviews="AUTO",
             distinct=8 if full else 2,
+        ),
+        Recipe(
+            name="zones",
+            dates=six,
+            bands=("red",),
+            size=4096 if full else 1024,
+            tile=512 if full else 256,
+            overviews="AUTO",
+            zones=(32, 33),
         ),
     )
     return next(each for each in recipes if each.name == name)
@@ -107,15 +121,20 @@ class LocalArchive:
     @property
     def file_bytes(self) -> int:
         """Bytes of all COGs."""
-        return sum(self.path(band, date).stat().st_size for date in self.dates for band in self.bands)
+        return sum(
+            self.path(band, date, zone).stat().st_size
+            for date in self.dates
+            for band in self.bands
+            for zone in self.recipe.zones or (None,)
+        )
 
-    def path(self, band: str, date: str) -> Path:
-        """Return the COG of a band at a date."""
-        return self.served / f"{band}_{date}.tif"
+    def path(self, band: str, date: str, zone: int | None = None) -> Path:
+        """Return the COG of a band at a date, in a UTM zone where there are several."""
+        return self.served / _file_name(band, date, zone)
 
     def items(self, url: str) -> list[dict[str, Any]]:
         """Return the STAC Items of the archive, as served at a URL."""
-        return [_item(self.recipe, date, url) for date in self.dates]
+        return [_item(self.recipe, date, zone, url) for date in self.dates for zone in self.recipe.zones or (None,)]
 
 
 def write_archive(name: str, *, full: bool, root: Path = ROOT) -> LocalArchive:
@@ -133,6 +152,22 @@ def write_archive(name: str, *, full: bool, root: Path = ROOT) -> LocalArchive:
     return archive
 
 
+def _file_name(band: str, date: str, zone: int | None) -> str:
+    return f"{band}_{date}.tif" if zone is None else f"{band}_{date}_{zone}.tif"
+
+
+def transform_of(made: Recipe, zone: int | None) -> tuple[int, Affine]:
+    """Return the CRS (an EPSG code) of a recipe's files, and their affine."""
+    if zone is None:
+        return _EPSG, _TRANSFORM
+    # Two thirds of a scene lie on its own side of the border, a third beyond: neighbours overlap, as swaths do.
+    epsg, side = 32600 + zone, made.size * 10
+    east, north = Transformer.from_crs(4326, epsg, always_xy=True).transform(_BORDER, _LATITUDE)
+    west = east - side * (2 if zone == made.zones[0] else 1) / 3
+    # On whole pixels of 10 m, and not on the tiles of its neighbour.
+    return epsg, Affine(10.0, 0.0, round(west / 10) * 10.0, 0.0, -10.0, round((north + side / 2) / 10) * 10.0)
+
+
 def _fingerprint(made: Recipe) -> str:
     return hashlib.sha256(f"{_VERSION} {made!r}".encode()).hexdigest()[:8]
 
@@ -147,8 +182,8 @@ def _write(archive: LocalArchive) -> None:
     for number, date in enumerate(archive.dates):
         # The edge of a swath: a corner without data, larger or smaller from date to date.
         bare = diagonal < size // 16 * (1 + number % 3)
-        for band in archive.bands:
-            path = archive.path(band, date)
+        for band, zone in itertools.product(archive.bands, made.zones or (None,)):
+            path = archive.path(band, date, zone)
             if made.distinct is not None and len(written) >= made.distinct:
                 path.hardlink_to(written[number % made.distinct])
                 continue
@@ -158,7 +193,9 @@ def _write(archive: LocalArchive) -> None:
                 gain = 3 if band == "nir" else 2
                 pixels = (land * gain // 3 + 1000 + number % 50 * 37 + rng.integers(0, 60, (size, size))).astype("u2")
             pixels[bare] = 0
-            write_cog(path, pixels, nodata=0, transform=_TRANSFORM, blocksize=made.tile, overviews=made.overviews)
+            epsg, transform = transform_of(made, zone)
+            place = {"crs": f"EPSG:{epsg}", "transform": transform}
+            write_cog(path, pixels, nodata=0, blocksize=made.tile, overviews=made.overviews, **place)
             written.append(path)
 
 
@@ -169,11 +206,12 @@ def _classes(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.kron(coarse, np.ones((patch, patch), "u1"))[:size, :size].astype("u1")
 
 
-def _item(made: Recipe, date: str, url: str) -> dict[str, Any]:
-    """Return the STAC Item of one date."""
+def _item(made: Recipe, date: str, zone: int | None, url: str) -> dict[str, Any]:
+    """Return the STAC Item of one date, and of one zone where there are several."""
     day, size = f"{date[:4]}-{date[4:6]}-{date[6:]}", made.size
-    corners = [_TRANSFORM @ corner for corner in ((0, 0), (0, size), (size, size), (size, 0), (0, 0))]
-    to_degrees = Transformer.from_crs(_EPSG, 4326, always_xy=True).transform
+    epsg, transform = transform_of(made, zone)
+    corners = [transform @ corner for corner in ((0, 0), (0, size), (size, size), (size, 0), (0, 0))]
+    to_degrees = Transformer.from_crs(epsg, 4326, always_xy=True).transform
     ring = [[float(value) for value in to_degrees(*corner)] for corner in corners]
     longitudes, latitudes = zip(*ring, strict=True)
     versions = ("projection/v1.2.0", "raster/v1.1.0", "eo/v1.1.0")
@@ -181,19 +219,19 @@ def _item(made: Recipe, date: str, url: str) -> dict[str, Any]:
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in versions],
-        "id": f"{made.name}_{date}",
+        "id": f"{made.name}_{date}" if zone is None else f"{made.name}_{date}_{zone}",
         "collection": made.name,
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": [min(longitudes), min(latitudes), max(longitudes), max(latitudes)],
         "properties": {
             "datetime": f"{day}T10:00:00Z",
-            "proj:epsg": _EPSG,
-            "proj:code": f"EPSG:{_EPSG}",
+            "proj:epsg": epsg,
+            "proj:code": f"EPSG:{epsg}",
             "proj:shape": [size, size],
-            "proj:transform": list(_TRANSFORM)[:6],
+            "proj:transform": list(transform)[:6],
         },
         "links": [],
-        "assets": {band: _asset(band, f"{url}/{band}_{date}.tif") for band in made.bands},
+        "assets": {band: _asset(band, f"{url}/{_file_name(band, date, zone)}") for band in made.bands},
     }
 
 

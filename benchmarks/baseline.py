@@ -55,7 +55,7 @@ def measure(*, full: bool) -> Counts:
                 run = process.run(workload)
                 counts = stage.store.counts()
                 given = process.answer()
-                wrong = None if given is None else difference(given, answer(workload, stage.local))
+                wrong = None if given is None else difference(given, answer(workload, stage.local), workload)
                 assert wrong is None, f"{peer}, {workload.name}: {wrong}"
                 found[peer][workload.name] = {
                     "requests": counts.requests,

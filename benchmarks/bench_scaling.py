@@ -65,7 +65,7 @@ def test_workers(prepared, full, benchmark):
             one_s.append(time.perf_counter() - began)
 
         for client in (one, two):
-            assert difference(compute(client), answer(workload, local)) is None
+            assert difference(compute(client), answer(workload, local), workload) is None
         benchmark.pedantic(lambda: compute(two), setup=by_one, rounds=7 if full else 1)
     if full:
         mine = benchmark.stats.stats.data

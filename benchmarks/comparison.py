@@ -164,7 +164,7 @@ class Contest:
             raise PeerError("read nothing from the store: a cache answered")
         self.results[name].peak_bytes = max(self.results[name].peak_bytes, found["peak_bytes"])
         given = self._running[name].answer()
-        wrong = None if given is None else difference(given, self._wanted)
+        wrong = None if given is None else difference(given, self._wanted, self._workload)
         if wrong is not None:
             raise PeerError(f"wrong answer: {wrong}")
         return Run(

@@ -22,8 +22,8 @@ _RECHUNKED_BYTES = 3 << 20
 def write_copies(archive: LocalArchive) -> Mapping[str, str]:
     """Return the paths of the copies under the served folder, which are written where they are not there yet."""
     paths = {"zarr_copy": "copy.zarr", "zarr_rechunked": "rechunked.zarr"}
-    if archive.recipe.distinct is not None:
-        return {}  # of an archive whose headers alone matter
+    if archive.recipe.distinct is not None or archive.recipe.zones:
+        return {}  # the headers alone matter; or there is no one grid
     for name, path in paths.items():
         target = archive.served / path
         if target.exists():

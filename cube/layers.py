@@ -10,11 +10,12 @@ from functools import lru_cache
 import numpy as np
 
 from cube.grid import Grid, Levels, Window, difference
-from cube.locate import Points, locate
+from cube.locate import Points, columns_around, locate
 from cube.manifest.open import Manifest
 from cube.plan import SourceRead, plan_read
 from cube.warp import REACH
 
+_WHOLE = 1e-3
 _SAME_SCALE = 1.001
 """An overview of pixels this much larger than those that are asked for still is as fine as they are."""
 
@@ -45,8 +46,7 @@ def plan_layers(manifest: Manifest, level: int, bands: Iterable[str], window: Wi
     if on.grid is None:
         return [] if on.lattice is None else [Layer(grid=on.lattice, level=level, window=window, points=None)]
     target, reach = manifest.grid_at(level), max(REACH[on.resampling_of(band)] for band in bands)
-    found = (_plan(i, levels, target, window, reach) for i, levels in enumerate(manifest.grids))
-    return [layer for layer in found if layer is not None]
+    return [layer for i, levels in enumerate(manifest.grids) for layer in _plan(i, levels, target, window, reach)]
 
 
 def plan_sources(
@@ -69,32 +69,38 @@ def spread(manifest: Manifest) -> float:
     return max(1.0, *(ratio * ratio for ratio in ratios))
 
 
-def _plan(number: int, levels: Levels, target: Grid, window: Window, reach: int) -> Layer | None:
+def _plan(number: int, levels: Levels, target: Grid, window: Window, reach: int) -> Iterator[Layer]:
+    """Yield what is read of one grid: nothing, a window of it, or two where the cube's window lies across its seam."""
     level = choose_level(levels, target)
     own = levels.grids[level]
     if difference(own, target) is None:
-        (column,), (row,) = own.to_pixels(np.array([target.transform[2]]), np.array([target.transform[5]]))
-        down, across = round(float(row)), round(float(column))
-        part = Window(
-            top=window.top + down,
-            bottom=window.bottom + down,
-            left=window.left + across,
-            right=window.right + across,
-        )
-        inside = part.top < own.height and part.bottom > 0 and part.left < own.width and part.right > 0
-        return Layer(grid=number, level=level, window=part, points=None) if inside else None
+        for part in _pasted(own, target, window):
+            yield Layer(grid=number, level=level, window=part, points=None)
+        return
     points = locate(own, target, window)
-    edges = points.edges()
-    if edges is None:
-        return None
-    # A pixel more than the kernel: between the points that were computed the window's edge may bulge.
-    top, left = (max(0, math.floor(edges[i]) - reach - 1) for i in (0, 2))
-    bottom = min(own.height, math.ceil(edges[1]) + reach + 1)
-    right = min(own.width, math.ceil(edges[3]) + reach + 1)
-    if top >= bottom or left >= right:
-        return None
-    part = Window(top=top, bottom=bottom, left=left, right=right)
-    return Layer(grid=number, level=level, window=part, points=points)
+    for edges in points.edges():
+        # A pixel more than the kernel: between the points that were computed the window's edge may bulge.
+        top, left = (max(0, math.floor(edges[i]) - reach - 1) for i in (0, 2))
+        bottom = min(own.height, math.ceil(edges[1]) + reach + 1)
+        right = min(own.width, math.ceil(edges[3]) + reach + 1)
+        if top < bottom and left < right:
+            part = Window(top=top, bottom=bottom, left=left, right=right)
+            yield Layer(grid=number, level=level, window=part, points=points)
+
+
+def _pasted(own: Grid, target: Grid, window: Window) -> Iterator[Window]:
+    """Yield where a window lies on a grid of the same lattice; once more for each turn around the Earth."""
+    (column,), (row,) = own.to_pixels(np.array([target.transform[2]]), np.array([target.transform[5]]))
+    down, across, once = round(float(row)), round(float(column)), columns_around(own)
+    # A grid in degrees has as many pixels around the Earth as it has: where that is no whole number, no turn is pasted.
+    turns = (-1, 0, 1) if math.isfinite(once) and abs(once - round(once)) < _WHOLE else (0,)
+    for turn in turns:
+        left = window.left + across + (turn * round(once) if turn else 0)
+        part = Window(
+            top=window.top + down, bottom=window.bottom + down, left=left, right=left + window.right - window.left
+        )
+        if part.top < own.height and part.bottom > 0 and part.left < own.width and part.right > 0:
+            yield part
 
 
 @lru_cache(maxsize=1024)

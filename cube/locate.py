@@ -48,14 +48,13 @@ class Points:
     @property
     def around(self) -> float:
         """Columns of the source from a meridian around the Earth to itself; infinite where x is no longitude."""
-        degrees = _degrees_around(self.source.crs)
-        a, b, *_ = self.source.transform
-        return math.inf if degrees is None else degrees / math.hypot(a, b)
+        return columns_around(self.source)
 
-    def edges(self) -> tuple[float, float, float, float] | None:
+    def edges(self) -> list[tuple[float, float, float, float]]:
         """Return the first and last row and column (top, bottom, left, right) that the window lies on, fractional.
 
-        None where no point of it lies on the source's CRS at all.
+        None where no point of it lies on the source's CRS at all, and two where it lies across the meridian at which
+        the source's columns end and begin: what is between them is the rest of the Earth.
         """
         if self.columns is None or self.rows is None:
             window = self.window
@@ -67,10 +66,14 @@ class Points:
             if self.rough is not None and self.rough.any():
                 exact = self.positions(self.window, corners=True)
                 columns, rows = np.append(columns, exact[0]), np.append(rows, exact[1])
-        columns, rows = columns[np.isfinite(columns)], rows[np.isfinite(rows)]
+        columns, rows = np.sort(columns[np.isfinite(columns)]), rows[np.isfinite(rows)]
         if not columns.size or not rows.size:
-            return None
-        return float(rows.min()), float(rows.max()), float(columns.min()), float(columns.max())
+            return []
+        gaps = np.diff(columns)
+        widest = int(gaps.argmax()) if gaps.size else 0
+        is_apart = bool(gaps.size) and gaps[widest] > self.around / 2
+        sides = (columns[: widest + 1], columns[widest + 1 :]) if is_apart else (columns,)
+        return [(float(rows.min()), float(rows.max()), float(side[0]), float(side[-1])) for side in sides]
 
     def positions(self, part: Window, *, corners: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return the fractional columns and rows of pixels on the source; (0, 0) is the outer corner of its first.
@@ -128,6 +131,13 @@ class Points:
     def _affine(self, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         east, north = self.target.corners(ys, xs)
         return self.source.to_pixels(_beside(self.source, east), north)
+
+
+def columns_around(grid: Grid) -> float:
+    """Return how many columns of a grid go once around the Earth; infinite where x is no longitude."""
+    degrees = _degrees_around(grid.crs)
+    a, b, *_ = grid.transform
+    return math.inf if degrees is None else degrees / math.hypot(a, b)
 
 
 def locate(source: Grid, target: Grid, window: Window) -> Points:

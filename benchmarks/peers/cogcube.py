@@ -7,7 +7,7 @@ from typing import Any
 
 import chips
 import numpy as np
-from _index import cut, index
+from _index import cut, index, joined
 from protocol import Archive, Workload
 
 import cube
@@ -32,7 +32,9 @@ class Cogcube:
     def open(self, archive: Archive) -> None:
         """Open the cube."""
         self._archive = archive
-        self._dataset = cube.open_cube(archive.extras["manifest"], mask_and_scale=False)
+        self._manifest = cube.open_manifest(archive.extras["manifest"])
+        if len(self._manifest.grids) == 1:
+            self._dataset = cube.open_cube(self._manifest, mask_and_scale=False)
 
     def run(self, workload: Workload) -> Any:
         """Return the answer."""
@@ -47,6 +49,10 @@ class Cogcube:
             part = cut(self._dataset[list(workload.bands)], workload).cube.compute()
             return [part[band].values for band in workload.bands]
         return index(self._dataset, workload).values
+
+    def mosaic(self, workload: Workload) -> np.ndarray:
+        """Return scenes of several grids joined on one."""
+        return joined(self._manifest, workload).cube.compute()[workload.bands[0]].values
 
     def _scan(self) -> np.ndarray:
         hrefs = [item["assets"][band]["href"] for item in self._archive.items for band in self._archive.bands]

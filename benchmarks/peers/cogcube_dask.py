@@ -7,7 +7,7 @@ from typing import Any
 import chips
 import dask
 import numpy as np
-from _index import cut, index
+from _index import cut, index, joined
 from protocol import Archive, Workload
 
 import cube
@@ -32,7 +32,9 @@ class CogcubeDask:
     def open(self, archive: Archive) -> None:
         """Open the cube."""
         dask.config.set(scheduler="threads")
-        self._dataset = cube.open_cube(archive.extras["manifest"], chunks="auto", mask_and_scale=False)
+        self._manifest = cube.open_manifest(archive.extras["manifest"])
+        if len(self._manifest.grids) == 1:
+            self._dataset = cube.open_cube(self._manifest, chunks="auto", mask_and_scale=False)
 
     def run(self, workload: Workload) -> Any:
         """Return the answer."""
@@ -46,6 +48,10 @@ class CogcubeDask:
         if workload.kind == "stack":
             return list(dask.compute(*[cut(data, workload)[band].data for band in workload.bands]))
         return index(data, workload).values
+
+    def mosaic(self, workload: Workload) -> np.ndarray:
+        """Return scenes of several grids joined on one."""
+        return joined(self._manifest, workload, chunks="auto")[workload.bands[0]].values
 
 
 PEER = CogcubeDask()

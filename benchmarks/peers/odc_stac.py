@@ -44,6 +44,23 @@ class OdcStac:
         _gdal.forget()
         return answer(workload, self._archive, self._read, self._compose)
 
+    def mosaic(self, workload: Workload) -> np.ndarray:
+        """Return scenes of several grids joined on one."""
+        _gdal.forget()
+        epsg, *affine, rows, columns = workload.target
+        grid = GeoBox((int(rows), int(columns)), Affine(*affine), f"EPSG:{int(epsg)}")
+        half = int(rows) // 2
+        found = odc.stac.load(
+            self._items,
+            bands=list(workload.bands[:1]),
+            geobox=grid,
+            groupby="solar_day",
+            resampling="nearest",
+            chunks={"time": 1, "y": half, "x": half},
+        )
+        data = found[workload.bands[0]].data
+        return dask.compute(data, scheduler="threads", num_workers=THREADS)[0]
+
     def _read(self, bands: Sequence[str], dates: Sequence[int], window: Window) -> list[np.ndarray]:
         found = self._load(bands, dates, window)
         return list(dask.compute(*(found[band].data for band in bands), scheduler="threads", num_workers=THREADS))

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Archive:
-    """COGs behind a URL that form one cube: one band a file, all on one grid."""
+    """COGs behind a URL that form one cube: one band a file, all on one grid (of "mosaic", on one a UTM zone)."""
 
     url: str
     """Of the object store, without a trailing slash."""
@@ -44,6 +44,8 @@ class Workload:
     NaN where no date has data; "monthly": NDVI's median over the clear dates of each calendar month, float32 (months,
     rows, columns), NaN where none is clear; "chips": stored numbers of the first band (chips, rows, columns);
     "scan": headers read, int64 (files, 3): rows, columns and tile edge of each file, by item and then by `bands`;
+    "mosaic": stored numbers of the first band on another grid (dates, rows, columns), nearest, where scenes of a date
+    overlap those of the first item; of peers that have a method `mosaic(workload)`, which is then called for `run`;
     "open": the cube opened, nothing read, int64 [bands, dates, rows, columns]; the time is that of `open` and `run`."""
     window: tuple[int, int, int, int] | None = None
     """First row, last + 1, first column, last + 1; all where None."""
@@ -53,6 +55,8 @@ class Workload:
     """Rows and columns of a chip."""
     clear: tuple[int, ...] = ()
     """Of "monthly": the values of the band "scl" that are clear."""
+    target: tuple[float, ...] = ()
+    """Of "mosaic": the grid that is read on, as EPSG code, affine a, b, c, d, e, f, rows and columns."""
 
 
 class Peer(Protocol):

@@ -91,7 +91,10 @@ class Worker:
         return getattr(self, f"do_{command.pop('do')}")(**command)
 
     def do_supports(self, workload: dict[str, Any]) -> dict[str, Any]:
-        return {"reason": self._peer.supports(self._workload(workload))}
+        wanted = self._workload(workload)
+        if wanted.kind == "mosaic" and not hasattr(self._peer, "mosaic"):
+            return {"reason": "not offered: joins no scenes of several grids"}
+        return {"reason": self._peer.supports(wanted)}
 
     def do_prepare(self, archive: dict[str, Any], folder: str) -> dict[str, Any]:
         prepare = getattr(self._peer, "prepare", None)
@@ -108,7 +111,7 @@ class Worker:
         cpu, began = time.process_time(), time.perf_counter()
         if wanted.kind == "open":
             self._peer.open(self._archive)
-        self._answer = self._peer.run(wanted)
+        self._answer = self._peer.mosaic(wanted) if wanted.kind == "mosaic" else self._peer.run(wanted)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak_bytes()}
 
@@ -126,7 +129,7 @@ class Worker:
 
     def _workload(self, fields: dict[str, Any]) -> Any:
         window = fields.get("window")
-        lists: dict[str, Any] = {name: tuple(fields.get(name, ())) for name in ("bands", "clear")}
+        lists: dict[str, Any] = {name: tuple(fields.get(name, ())) for name in ("bands", "clear", "target")}
         lists["chips"] = tuple(tuple(chip) for chip in fields.get("chips", ()))
         return self._workload_type(**fields | lists | {"window": None if window is None else tuple(window)})
 

@@ -112,10 +112,10 @@ def test_a_single_wrong_number_is_found(name):
     workload = workloads.workloads(full=False)[name]
     wanted = workloads.answer(workload, write_archive(workload.archive, full=False))
     found = wanted.copy()
-    assert workloads.difference(found, wanted) is None
+    assert workloads.difference(found, wanted, workload) is None
     found[(-1,) * found.ndim] += 1
-    assert "instead of" in workloads.difference(found, wanted)
-    assert "shape" in workloads.difference(found[1:], wanted)
+    assert "instead of" in workloads.difference(found, wanted, workload)
+    assert "shape" in workloads.difference(found[1:], wanted, workload)
 
 
 def facts(median: float | None, reason: str | None = None) -> dict:

@@ -52,7 +52,7 @@ def test_a_peer_gives_the_right_answer_of_every_workload_that_it_offers(name, st
             stage = stages[workload.archive]
             peer.open(stage.prepare(peer))
             peer.run(workload)
-            if (words := difference(peer.answer(), answer(workload, stage.local))) is not None:
+            if (words := difference(peer.answer(), answer(workload, stage.local), workload)) is not None:
                 wrong[workload.name] = words
     if not offered:
         absent(f"{name}: {refused['stack']}", is_required=False)

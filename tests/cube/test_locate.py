@@ -188,14 +188,19 @@ def test_edges_enclose_all_positions(name, data):
     columns, rows = np.broadcast_arrays(*points.positions(window, corners=True))
     edges = points.edges()
     finite = np.isfinite(columns) & np.isfinite(rows)
-    if edges is None:
-        assert not finite.any()
-        return
-    top, bottom, left, right = edges
-    assert top - 1 <= rows[finite].min(initial=bottom)
-    assert rows[finite].max(initial=top) <= bottom + 1
-    assert left - 1 <= columns[finite].min(initial=right)
-    assert columns[finite].max(initial=left) <= right + 1
+    inside = np.zeros(finite.shape, bool)
+    for top, bottom, left, right in edges:
+        inside |= (rows >= top - 1) & (rows <= bottom + 1) & (columns >= left - 1) & (columns <= right + 1)
+    assert inside[finite].all()
+
+
+def test_a_window_across_the_seam_of_a_source_lies_at_both_of_its_ends():
+    target = grid("EPSG:3857", 10000, 20037508 - 500000, 0, 20, 100)
+    edges = locate(WORLD, target, full(target)).edges()
+    assert len(edges) == 2
+    (_, _, left, right), (_, _, first, last) = edges
+    assert 0 <= left < right < 20
+    assert 700 < first < last <= 720
 
 
 @pytest.mark.parametrize("name", PAIRS)
