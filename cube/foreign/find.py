@@ -12,16 +12,11 @@ from typing import Any, Literal
 from cube.errors import CatalogError, ReadError
 from cube.io import loop
 from cube.io.ranges import read_head
-from cube.io.stores import absolute, local_path
+from cube.io.stores import absolute, join, local_path
 
 type Kind = Literal["zarr", "references", "icechunk"]
 
-_ENDINGS: Mapping[str, Kind] = {
-    ".zarr": "zarr",
-    ".icechunk": "icechunk",
-    ".parq": "references",
-    ".parquet": "references",
-}
+_ENDINGS: Mapping[str, Kind] = {".zarr": "zarr", ".icechunk": "icechunk", ".parq": "references"}
 _HEAD_BYTES = 64 * 1024
 _OF_REFERENCES = re.compile(rb'"(refs|templates|\.zgroup|\.zmetadata|zarr\.json)"\s*:')
 _OF_STAC = re.compile(rb'"stac_version"\s*:')
@@ -44,7 +39,7 @@ class Foreign:
 
 
 def find_foreign(text: str, *, allow: tuple[str, ...] = ()) -> Foreign | None:
-    """Return what a path or URL means, None where it is nothing of the kind; reads the head of a .json file.
+    """Return what a path or URL means, None where it is nothing of the kind; reads the head of a .json or .parquet.
 
     Raises:
         ReadError: Such a file cannot be read.
@@ -107,7 +102,17 @@ def _kind(text: str) -> Kind | None:
             return None
         head = loop.run(read_head(absolute(text), _HEAD_BYTES)).data
         return "references" if _OF_REFERENCES.search(head) and not _OF_STAC.search(head) else None
+    if plain.endswith(".parquet") and path is None:  # which may be a file of STAC Items, too
+        return "references" if _is_there(join(text, ".zmetadata")) else None
     return None if path is None or not path.is_dir() else _folder_kind(path)
+
+
+def _is_there(url: str) -> bool:
+    try:
+        loop.run(read_head(url, 1))
+    except ReadError:
+        return False
+    return True
 
 
 def _folder_kind(path: Path) -> Kind | None:

@@ -24,6 +24,7 @@ from cube.dataset import open_named
 from cube.errors import CatalogError, ReadError, ReferencesError, SelectionError
 from cube.foreign.find import Foreign, find_foreign
 from cube.foreign.open import find_version, open_foreign
+from cube.references import to_kerchunk
 from cube.testing import ObjectStore
 
 BANDS = ("blue", "green", "nir", "red", "scl")
@@ -297,6 +298,15 @@ def test_json_of_another_kind_is_no_references(write_refs):
     assert find_foreign(str(write_refs({"type": "Feature", "stac_version": "1.0.0", "links": [], "refs": {}}))) is None
     assert find_foreign(str(write_refs({"a": 1}, "b.json"))) is None
     assert find_foreign("no such file.json") is None
+
+
+def test_parquet_is_references_where_it_is_a_folder_of_them(plain, tmp_path):
+    (tmp_path / "items.parquet").write_bytes(b"PAR1")
+    assert find_foreign(str(tmp_path / "items.parquet")) is None
+    to_kerchunk(plain.manifest, tmp_path / "refs.parquet")
+    with ObjectStore(tmp_path) as store:
+        assert find_foreign(f"{store.url}/items.parquet") is None
+        assert find_foreign(f"{store.url}/refs.parquet").kind == "references"
 
 
 def test_a_vanished_target_is_an_error_and_never_a_hole(here, write_refs):
