@@ -90,11 +90,11 @@ class CubeStore:
         self._spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
         crs = gdal_crs(grid.crs)
         self._bands = {
-            band.name: replace(band_array(manifest, band, level, self.chunks), crs=crs) for band in manifest.bands
+            band.name: replace(band_array(band, grid, manifest.times, self.chunks), crs=crs) for band in manifest.bands
         }
-        self._centres = {array.name: array for array in centre_arrays(manifest, level, self.chunks)}
+        self._centres = {array.name: array for array in centre_arrays(grid, self.chunks)}
         self._chunked = self._bands | self._centres
-        coordinates = coordinate_arrays(manifest, level)
+        coordinates = coordinate_arrays(grid, manifest.times)
         attributes = root_attributes(manifest)
         arrays = [array for array, _ in coordinates] + list(self._chunked.values())
         self._documents: dict[int, dict[str, bytes]] = {

@@ -14,6 +14,7 @@ import numpy as np
 from numcodecs import blosc
 
 from cube import conventions
+from cube.grid import Grid
 from cube.manifest.open import Manifest
 from cube.spec import Band
 
@@ -71,9 +72,8 @@ class ZarrArray:
         return tuple(-(-length // chunk) for length, chunk in zip(self.shape, self.chunks, strict=True))
 
 
-def band_array(manifest: Manifest, band: Band, level: int, chunks: tuple[int, int]) -> ZarrArray:
-    """Return one band's array at a level, in chunks of one date and (rows, columns), Blosc and without filters."""
-    grid, times = manifest.grid_at(level), manifest.times
+def band_array(band: Band, grid: Grid, times: np.ndarray | None, chunks: tuple[int, int]) -> ZarrArray:
+    """Return one band's array, in chunks of one date and (rows, columns), Blosc and without filters."""
     attributes = conventions.band_attributes(band)
     # Beside "grid_mapping", as that alone does not make spatial_ref a coordinate after a plain open.
     centres = (conventions.X_CENTRE, conventions.Y_CENTRE) if grid.is_rotated else ()
@@ -92,17 +92,16 @@ def band_array(manifest: Manifest, band: Band, level: int, chunks: tuple[int, in
     )
 
 
-def coordinate_arrays(manifest: Manifest, level: int) -> list[tuple[ZarrArray, np.ndarray]]:
-    """Return the coordinates of a level and their values: each is one chunk; those by pixel are `centre_arrays`."""
-    grid = manifest.grid_at(level)
+def coordinate_arrays(grid: Grid, times: np.ndarray | None) -> list[tuple[ZarrArray, np.ndarray]]:
+    """Return the coordinates of a cube and their values: each is one chunk; those by pixel are `centre_arrays`."""
     of_y, of_x = conventions.axis_attributes(grid)
     found: list[tuple[tuple[str, ...], str, np.ndarray, dict[str, Any]]] = [
         ((), conventions.SPATIAL_REF, np.array(0, "int64"), conventions.crs_attributes(grid))
     ]
     if not grid.is_rotated:
         found = [(("y",), "y", grid.ys, of_y), (("x",), "x", grid.xs, of_x), *found]
-    if manifest.times is not None:
-        found.insert(0, (("time",), "time", *conventions.encode_times(manifest.times)))
+    if times is not None:
+        found.insert(0, (("time",), "time", *conventions.encode_times(times)))
     return [
         (
             ZarrArray(
@@ -120,9 +119,8 @@ def coordinate_arrays(manifest: Manifest, level: int) -> list[tuple[ZarrArray, n
     ]
 
 
-def centre_arrays(manifest: Manifest, level: int, chunks: tuple[int, int]) -> list[ZarrArray]:
+def centre_arrays(grid: Grid, chunks: tuple[int, int]) -> list[ZarrArray]:
     """Return xc and yc of a rotated grid, in chunks of (rows, columns); none of any other."""
-    grid = manifest.grid_at(level)
     if not grid.is_rotated:
         return []
     of_y, of_x = conventions.axis_attributes(grid)

@@ -112,6 +112,13 @@ def export(
         Path | None, typer.Option("--icechunk", help="Write virtual chunks to an Icechunk repository (a folder).")
     ] = None,
     level: Level = 0,
+    split: Annotated[
+        bool, typer.Option("--split", help="Write groups of files that are alike, where one cannot say the whole.")
+    ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Write stored numbers, scale and offset beside them, where files differ in these."),
+    ] = False,
 ) -> None:
     """Write static references that others open without cogcube, where they can describe the cube."""
     from cube.dataset import find_manifest
@@ -123,7 +130,7 @@ def export(
     if kerchunk is not None:
         from cube.references.kerchunk import to_kerchunk
 
-        to_kerchunk(manifest, kerchunk, level=level)
+        to_kerchunk(manifest, kerchunk, level=level, split=split, raw=raw)
         # fsspec reads Parquet references with fastparquet alone.
         libraries = "xarray kerchunk imagecodecs-numcodecs" + ("" if kerchunk.suffix == ".json" else " fastparquet")
         sys.stdout.write(

@@ -18,7 +18,7 @@ from cube.errors import MissingExtraError, ReferencesError
 from cube.io.stores import is_url
 from cube.manifest.facts import SourceFacts
 from cube.manifest.open import Manifest
-from cube.references.plan import BandReferences, inline, local_name, plan_bands
+from cube.references.plan import BandReferences, inline, local_name, plan_whole
 from cube.zarr_metadata import coordinate_arrays, encode_chunk, render_v3, root_attributes
 
 _BRANCH = "main"
@@ -54,8 +54,8 @@ def to_icechunk(manifest: Manifest, path: str | Path, *, level: int = 0) -> int:
         import icechunk
     except ImportError:
         raise MissingExtraError("an Icechunk repository", "icechunk") from None
-    bands = plan_bands(manifest, level)
-    coordinates = coordinate_arrays(manifest, level)
+    whole = plan_whole(manifest, level)
+    bands, coordinates = whole.bands, coordinate_arrays(whole.grid, whole.times)
     documents = render_v3(root_attributes(manifest), [array for array, _ in coordinates])
     root = json.loads(documents.pop("zarr.json"))
     root.pop("consolidated_metadata")  # Icechunk holds all metadata together itself

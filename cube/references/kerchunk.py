@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from cube.errors import ReferencesError
 from cube.manifest.open import Manifest
 from cube.references.plan import References, plan_references
+from cube.references.split import plan_split
 
 _ROWS_A_FILE = 100_000
 
 
-def to_kerchunk(manifest: Manifest, path: str | Path, *, level: int = 0) -> int:
+def to_kerchunk(manifest: Manifest, path: str | Path, *, level: int = 0, split: bool = False, raw: bool = False) -> int:
     """Write a cube's references: `xarray.open_dataset(path, engine="kerchunk")` opens them without cogcube.
 
     Args:
@@ -29,6 +30,10 @@ def to_kerchunk(manifest: Manifest, path: str | Path, *, level: int = 0) -> int:
         path: A name that ends with .json, or with .parq or .parquet for a folder that opens in parts, for archives of
             more than some hundred thousand tiles.
         level: 0 is full resolution.
+        split: Whether to write groups "0", "1" and so on, each of sources that one array a band can hold: for cubes
+            that one group cannot describe. `xarray.open_dataset(path, engine="kerchunk", group="0")` opens one.
+        raw: Whether to give bands as they are stored whose files differ in scale or offset alone: with
+            "BAND_scale" and "BAND_offset" as coordinates, and an attribute that says so.
 
     Returns:
         How many tiles it refers to.
@@ -41,7 +46,13 @@ def to_kerchunk(manifest: Manifest, path: str | Path, *, level: int = 0) -> int:
     if path.suffix not in (".json", ".parq", ".parquet"):
         raise ReferencesError(f"{path}: give a name that ends with .json or .parq")
     # In Parquet an absent chunk is a null, which readers with pandas 3 take for a URL.
-    references = plan_references(manifest, level=level, dense=path.suffix != ".json")
+    dense = path.suffix != ".json"
+    if split and raw:
+        raise ReferencesError("give split or raw: each group of the former has the scale and offset of its files")
+    if split:
+        references = plan_split(manifest, level=level, dense=dense)
+    else:
+        references = plan_references(manifest, level=level, dense=dense, raw=raw)
     try:
         if path.suffix == ".json":
             _write_json(path, references)
@@ -85,7 +96,7 @@ def _write_parquet(path: Path, references: References) -> None:
             variable = name.removesuffix("/.zarray")
             counts = [-(-n // chunk) for n, chunk in zip(document["shape"], document["chunks"], strict=True)]
             keys = (f"{variable}/{'.'.join(map(str, p)) or '0'}" for p in itertools.product(*map(range, counts)))
-            (temporary / variable).mkdir()
+            (temporary / variable).mkdir(parents=True)
             for number, batch in enumerate(itertools.batched(keys, _ROWS_A_FILE)):
                 table = _reference_table([references[key] for key in batch])
                 pq.write_table(table, temporary / variable / f"refs.{number}.parq", compression="zstd")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +15,25 @@ from cube.errors import MissingExtraError, ReferencesError, SelectionError
 from cube.grid import Grid, Window
 from cube.io.stores import local_path
 from cube.manifest.contributions import Contribution
-from cube.manifest.facts import SourceFacts, SourceLevel
 from cube.manifest.open import Manifest
 from cube.normalise import plan_normalisation
 from cube.spec import Band
 from cube.tiff.decode import DEFLATE, FLOATING_POINT, HORIZONTAL, LZW, NONE, OLD_DEFLATE, ZSTD
-from cube.zarr_metadata import ZarrArray, band_array, coordinate_arrays, encode_chunk, render_v2, root_attributes
+from cube.zarr_metadata import (
+    BLOSC,
+    ZarrArray,
+    band_array,
+    coordinate_arrays,
+    encode_chunk,
+    render_v2,
+    root_attributes,
+)
 
 type References = dict[str, bytes | tuple[str, int, int]]
 """What each key of a Zarr store of version 2 holds: bytes, or (URL, offset, length)."""
+
+type Coordinates = tuple[tuple[ZarrArray, np.ndarray], ...]
+"""Arrays of one chunk, and their values."""
 
 _COMPRESSORS: Mapping[int, Mapping[str, Any] | None] = {
     NONE: None,
@@ -34,42 +44,6 @@ _COMPRESSORS: Mapping[int, Mapping[str, Any] | None] = {
 }
 _MOST_INLINE_BYTES = 16 * 1024
 """Of one chunk that no file holds."""
-
-
-def plan_references(manifest: Manifest, *, level: int = 0, dense: bool = False) -> References:
-    """Return what each key of the cube's Zarr store (version 2) holds; reads no pixel.
-
-    Args:
-        manifest: The cube.
-        level: 0 is full resolution.
-        dense: Whether to give every chunk, those too that hold nothing but the fill value.
-
-    Raises:
-        ReferencesError: Static references cannot describe the cube; names a band, a file and the reason.
-    """
-    bands = plan_bands(manifest, level)
-    coordinates = coordinate_arrays(manifest, level)
-    arrays = [array for array, _ in coordinates] + [band.array for band in bands]
-    references: References = {**render_v2(root_attributes(manifest), arrays)}
-    for array, values in coordinates:
-        references[chunk_key(array, (0,) * values.ndim)] = encode_chunk(values)
-    for band in bands:
-        references |= band.present
-        references |= inline(band, dense=dense)
-    return references
-
-
-def plan_bands(manifest: Manifest, level: int) -> list[BandReferences]:
-    """Return the references of each band; reads no pixel.
-
-    Raises:
-        ReferencesError: Static references cannot describe the cube; names a band, a file and the reason.
-    """
-    try:
-        manifest.require_lattice()
-    except SelectionError as error:
-        raise ReferencesError(f"static references cannot describe this cube: {error}") from None
-    return [_plan_band(manifest, band, level) for band in manifest.bands]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,25 +59,147 @@ class BandReferences:
     """What tiles hold that a file leaves out, by key."""
 
 
-def _plan_band(manifest: Manifest, band: Band, level: int) -> BandReferences:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uniform:
+    """A part of a cube that static references can say: one grid of whole tiles, one encoding a band."""
+
+    grid: Grid
+    times: np.ndarray | None
+    bands: list[BandReferences]
+    beside: Coordinates = ()
+    """Further coordinates, and their values."""
+
+
+def plan_references(manifest: Manifest, *, level: int = 0, dense: bool = False, raw: bool = False) -> References:
+    """Return what each key of the cube's Zarr store (version 2) holds; reads no pixel.
+
+    Args:
+        manifest: The cube.
+        level: 0 is full resolution.
+        dense: Whether to give every chunk, those too that hold nothing but the fill value.
+        raw: See `plan_whole`.
+
+    Raises:
+        ReferencesError: Static references cannot describe the cube; names a band, a file and the reason.
+    """
+    return render(plan_whole(manifest, level, raw=raw), root_attributes(manifest), dense=dense)
+
+
+def render(part: Uniform, attributes: Mapping[str, Any], *, dense: bool) -> References:
+    """Return what each key of a group holds whose attributes are given."""
+    coordinates = [*coordinate_arrays(part.grid, part.times), *part.beside]
+    arrays = [array for array, _ in coordinates] + [band.array for band in part.bands]
+    references: References = {**render_v2(attributes, arrays)}
+    for array, values in coordinates:
+        references[chunk_key(array, (0,) * values.ndim)] = encode_chunk(values)
+    for band in part.bands:
+        references |= band.present
+        references |= inline(band, dense=dense)
+    return references
+
+
+def plan_whole(manifest: Manifest, level: int, *, raw: bool = False) -> Uniform:
+    """Return a cube as one uniform part; reads no pixel.
+
+    Args:
+        manifest: The cube.
+        level: 0 is full resolution.
+        raw: Whether bands whose files differ in scale or offset alone are given as they are stored: with scale and
+            offset as coordinates along time, and an attribute that says that the numbers mean nothing without them.
+
+    Raises:
+        ReferencesError: Static references cannot describe the cube; names a band, a file and the reason.
+    """
+    try:
+        manifest.require_lattice()
+    except SelectionError as error:
+        raise ReferencesError(f"static references cannot describe this cube: {error}") from None
     grid, times = manifest.grid_at(level), manifest.times
     everything = Window(top=0, bottom=grid.height, left=0, right=grid.width)
     dates = range(1 if times is None else len(times))
+    bands: list[BandReferences] = []
+    beside: list[tuple[ZarrArray, np.ndarray]] = []
+    for band in manifest.bands:
+        found = manifest.select(band.name, dates, everything, level)
+        stored: Band = band
+        scaling: Coordinates = ()
+        if raw and any(_normalises(manifest, band, each, level) for each in found):
+            stored, scaling = _as_stored(manifest, band, found, level)
+            found = [each._replace(scale=1.0, offset=0.0) for each in found]
+        sources = [SourceLook(manifest, each, level, each.time) for each in found]
+        planned = plan_band(stored, sources, grid, times, (0, 0))
+        if scaling:
+            planned = replace(planned, array=_loud(planned.array))
+        bands.append(planned)
+        beside += scaling
+    return Uniform(grid=grid, times=times, bands=bands, beside=tuple(beside))
+
+
+class SourceLook:
+    """A source as a band's array sees it: what it gives, its facts and its tiles at a level."""
+
+    def __init__(self, manifest: Manifest, found: Contribution, level: int, time: int) -> None:
+        self.found, self.time = found, time
+        self.facts, self.image = manifest.facts(found.source, level), manifest.image(found.source, level)
+
+    @property
+    def plane(self) -> int:
+        """Position among the planes of the file's tiles."""
+        is_by_band = self.facts.interleave == "band" and self.facts.samples > 1
+        return self.found.sample if is_by_band else 0
+
+    @property
+    def extent(self) -> tuple[int, int, int, int] | None:
+        """First row, column, height and width; None where these are whole tiles, which other sources may lie beside."""
+        facts, image = self.facts, self.image
+        is_whole = not (
+            facts.row % image.tile_height
+            or facts.column % image.tile_width
+            or image.height % image.tile_height
+            or image.width % image.tile_width
+        )
+        return None if is_whole else (facts.row, facts.column, image.height, image.width)
+
+    @property
+    def encoding(self) -> tuple[Any, ...]:
+        """All that is one for an array."""
+        image, found = self.image, self.found
+        how = (image.compression, image.predictor, image.tile_height, image.tile_width, self.facts.byteorder)
+        return *how, self.facts.dtype.name, str(found.nodata), found.scale, found.offset
+
+    def stored(self, band: Band) -> Band:
+        """Return the band as this source stores it."""
+        nodata, found = self.found.nodata, replace(band, dtype=self.facts.dtype.name)
+        if not band.classes:  # whose "no data" is a class
+            found = replace(found, nodata=nodata, hole=0 if nodata is None else nodata)
+        return replace(found, scale=self.found.scale, offset=self.found.offset)
+
+
+def plan_band(
+    band: Band, sources: Sequence[SourceLook], grid: Grid, times: np.ndarray | None, corner: tuple[int, int]
+) -> BandReferences:
+    """Return the chunks of a band on a grid.
+
+    Args:
+        band: As the sources store it.
+        sources: Of the band.
+        grid: Of the array.
+        times: Of the array.
+        corner: Row and column of the grid's first pixel, as the sources count them.
+    """
     array: ZarrArray | None = None
-    first: tuple[SourceFacts, SourceLevel] | None = None
     present: dict[str, tuple[str, int, int]] = {}
     sparse: dict[str, float] = {}
-    for found in manifest.select(band.name, dates, everything, level):
-        facts, image = manifest.facts(found.source, level), manifest.image(found.source, level)
-        first = first or (facts, image)
-        _require_describable(band, found, facts, image, grid)
-        _require_alike(band, first, (facts, image))
-        array = array or _array(manifest, band, level, facts, image)
-        plane = found.sample if facts.interleave == "band" and facts.samples > 1 else 0
-        start = (found.time,) if times is not None else ()
-        row, column = facts.row // image.tile_height, facts.column // image.tile_width
+    for source in sources:
+        facts, image = source.facts, source.image
+        down, across = facts.row - corner[0], facts.column - corner[1]
+        _require_describable(band, source, grid, (down, across))
+        _require_alike(band, sources[0], source)
+        array = array or _array(band, grid, times, source)
+        start = (source.time,) if times is not None else ()
+        row, column = down // image.tile_height, across // image.tile_width
         url = local_name(facts.href)
-        offsets, lengths = image.offsets[plane].tolist(), image.lengths[plane].tolist()
+        offsets, lengths = image.offsets[source.plane].tolist(), image.lengths[source.plane].tolist()
         for j, i in itertools.product(range(len(offsets)), range(len(offsets[0]))):
             key = chunk_key(array, (*start, row + j, column + i))
             if key in present or key in sparse:
@@ -113,8 +209,53 @@ def _plan_band(manifest: Manifest, band: Band, level: int) -> BandReferences:
             else:
                 sparse[key] = 0 if facts.nodata is None else facts.nodata
     if array is None:
-        raise ReferencesError(f"band {band.name!r} has no source at level {level}")
+        raise ReferencesError(f"band {band.name!r} has no source at this level")
     return BandReferences(band=band, array=array, present=present, sparse=sparse)
+
+
+def _normalises(manifest: Manifest, band: Band, found: Contribution, level: int) -> bool:
+    dtype = manifest.facts(found.source, level).dtype
+    return plan_normalisation(dtype, found.nodata, found.scale, found.offset, band) is not None
+
+
+def _as_stored(manifest: Manifest, band: Band, found: Sequence[Contribution], level: int) -> tuple[Band, Coordinates]:
+    """Return a band of stored numbers, whose scale and offset are coordinates: these with their values."""
+    first = SourceLook(manifest, found[0], level, 0).stored(band)
+    count = 1 if manifest.times is None else len(manifest.times)
+    scaling = np.full((2, count), np.nan)
+    for each in found:
+        source = SourceLook(manifest, each, level, each.time)
+        stored = source.stored(band)
+        if (stored.dtype, str(stored.nodata)) != (first.dtype, str(first.nodata)):
+            raise _refusal(band, source.facts.href, f"stores {stored.dtype}, nodata {stored.nodata}; others do not")
+        known = scaling[:, each.time]
+        if not np.isnan(known).all() and (known != (stored.scale, stored.offset)).any():
+            raise _refusal(band, source.facts.href, "has another scale or offset than a source of the same time")
+        scaling[:, each.time] = stored.scale, stored.offset
+    dims = () if manifest.times is None else ("time",)
+    coordinates = []
+    for what, values in zip(("scale", "offset"), scaling, strict=True):
+        array = ZarrArray(
+            name=f"{band.name}_{what}",
+            dims=dims,
+            shape=(count,) * len(dims),
+            chunks=(count,) * len(dims),
+            dtype=np.dtype("float64"),
+            attributes={"long_name": f"{what} of {band.name}, as its files have it"},
+            compressor=BLOSC,
+        )
+        coordinates.append((array, values.reshape(array.shape)))
+    return replace(first, scale=1.0, offset=0.0), tuple(coordinates)
+
+
+def _loud(array: ZarrArray) -> ZarrArray:
+    """Return a band's array that says that its numbers are as they are stored."""
+    scale, offset = f"{array.name}_scale", f"{array.name}_offset"
+    said = {
+        "STORED_NUMBERS": f"not physical values: multiply by {scale} and add {offset}, which differ between files",
+        "coordinates": f"{SPATIAL_REF} {scale} {offset}",
+    }
+    return replace(array, attributes={**array.attributes, **said})
 
 
 def _refusal(band: Band, href: str, reason: str) -> ReferencesError:
@@ -124,7 +265,8 @@ def _refusal(band: Band, href: str, reason: str) -> ReferencesError:
     )
 
 
-def _require_describable(band: Band, found: Contribution, facts: SourceFacts, image: SourceLevel, grid: Grid) -> None:
+def _require_describable(band: Band, source: SourceLook, grid: Grid, corner: tuple[int, int]) -> None:
+    found, facts, image = source.found, source.facts, source.image
     if facts.path != "fast":
         raise _refusal(band, facts.href, "is read by GDAL")
     if facts.validity is not None:
@@ -140,8 +282,8 @@ def _require_describable(band: Band, found: Contribution, facts: SourceFacts, im
     if image.compression not in _COMPRESSORS:
         raise _refusal(band, facts.href, f"has compression {image.compression}")
     axes = (
-        ("rows", facts.row, image.height, image.tile_height, grid.height),
-        ("columns", facts.column, image.width, image.tile_width, grid.width),
+        ("rows", corner[0], image.height, image.tile_height, grid.height),
+        ("columns", corner[1], image.width, image.tile_width, grid.width),
     )
     for what, start, length, tile, whole in axes:
         if start % tile:
@@ -150,23 +292,24 @@ def _require_describable(band: Band, found: Contribution, facts: SourceFacts, im
             raise _refusal(band, facts.href, f"ends inside a tile ({length} {what}, tiles of {tile}) within the cube")
 
 
-def _require_alike(band: Band, first: tuple[SourceFacts, SourceLevel], other: tuple[SourceFacts, SourceLevel]) -> None:
+def _require_alike(band: Band, first: SourceLook, other: SourceLook) -> None:
     facts = [
         {
-            "compression": image.compression,
-            "predictor": image.predictor,
-            "tile shape": (image.tile_height, image.tile_width),
-            "byte order": facts.byteorder,
+            "compression": each.image.compression,
+            "predictor": each.image.predictor,
+            "tile shape": (each.image.tile_height, each.image.tile_width),
+            "byte order": each.facts.byteorder,
         }
-        for facts, image in (first, other)
+        for each in (first, other)
     ]
     for what, value in facts[0].items():
         if facts[1][what] != value:
-            reason = f"differs from {first[0].href} in {what}: {facts[1][what]} and {value}"
-            raise _refusal(band, other[0].href, reason)
+            reason = f"differs from {first.facts.href} in {what}: {facts[1][what]} and {value}"
+            raise _refusal(band, other.facts.href, reason)
 
 
-def _array(manifest: Manifest, band: Band, level: int, facts: SourceFacts, image: SourceLevel) -> ZarrArray:
+def _array(band: Band, grid: Grid, times: np.ndarray | None, source: SourceLook) -> ZarrArray:
+    facts, image = source.facts, source.image
     tile, dtype = (image.tile_height, image.tile_width), np.dtype(band.dtype)
     filters: tuple[Mapping[str, Any], ...] = ()
     stored = dtype.newbyteorder(">" if facts.byteorder == ">" else "<")
@@ -179,7 +322,7 @@ def _array(manifest: Manifest, band: Band, level: int, facts: SourceFacts, image
         # Bytes lie sorted by significance, whatever the file's byte order: numbers come out in the reader's.
         stored = dtype.newbyteorder("<")
         filters = ({"id": "imagecodecs_floatpred", "axis": -1, "dist": 1, "shape": list(tile), "dtype": stored.str},)
-    array = band_array(manifest, band, level, tile)
+    array = band_array(band, grid, times, tile)
     attributes = dict(array.attributes) | {"coordinates": SPATIAL_REF}  # xc and yc are no part of references
     return replace(
         array, attributes=attributes, dtype=stored, compressor=_COMPRESSORS[image.compression], filters=filters

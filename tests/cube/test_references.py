@@ -14,6 +14,7 @@ import fsspec
 import icechunk
 import numpy as np
 import pytest
+import rasterio
 import rioxarray  # noqa: F401 - the accessor .rio
 import xarray as xr
 import zarr
@@ -22,6 +23,8 @@ from fsspec.implementations.reference import LazyReferenceMapper
 
 import cube
 from cube.errors import ReferencesError
+from cube.foreign.find import Foreign
+from cube.foreign.open import open_foreign
 from cube.io.trace import trace
 from cube.manifest.open import Manifest
 from cube.references import to_kerchunk
@@ -357,3 +360,94 @@ def test_icechunk_is_not_written_where_there_is_something_else(tmp_path: Path) -
     with pytest.raises(ReferencesError, match="file"):
         to_icechunk(manifest, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+# What one group cannot say.
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Manifest:
+    """Two places that are no whole tiles apart; of the first, an older file of another codec, tile and scale."""
+    files = [
+        ("A", "20230101", {"compress": "LZW", "blockxsize": 32, "blockysize": 32}, 1.0, 0.0, 0),
+        ("A", "20240101", {"compress": "DEFLATE"}, 0.5, -10.0, 0),
+        ("A", "20240201", {"compress": "DEFLATE"}, 0.5, -10.0, 0),
+        ("B", "20240101", {"compress": "DEFLATE"}, 0.5, -10.0, 170),
+        ("B", "20240201", {"compress": "DEFLATE"}, 0.5, -10.0, 170),
+    ]
+    for number, (place, date, options, scale, offset, shift) in enumerate(files):
+        transform = Affine(10, 0, 399960 + 10 * shift, 0, -10, 5400000)
+        values = unique_values(SHAPE, "uint16", seed=number)
+        path = tmp_path / "in" / f"{date}_{place}.tif"
+        write_cog(path, values, transform=transform, nodata=0, scale=scale, offset=offset, **(TILED | options))
+    return cube.build(tmp_path / "in", pattern="{time:%Y%m%d}_{tile}.tif", to=tmp_path / "a.cube")
+
+
+def source_pixels(path: Path) -> tuple[np.ndarray, Affine]:
+    with rasterio.open(path) as file:
+        values = file.read(1).astype("f8")
+        return np.where(values == 0, np.nan, values * file.scales[0] + file.offsets[0]), file.transform
+
+
+@pytest.mark.parametrize("ending", ["json", "parq"])
+def test_groups_hold_each_source_once(mixed: Manifest, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"refs.{ending}"
+    with pytest.raises(ReferencesError):
+        to_kerchunk(mixed, path)
+    to_kerchunk(mixed, path, split=True)
+    seen = set()
+    for group in range(3):
+        if ending == "json":
+            found = xr.open_dataset(str(path), engine="kerchunk", group=str(group)).load()
+        else:
+            found = open_foreign(Foreign(url=str(path), kind="references", group=str(group))).load()
+        for time in found.time.values:
+            for place in "AB":
+                source = tmp_path / "in" / f"{str(time)[:10].replace('-', '')}_{place}.tif"
+                if not source.exists() or source_pixels(source)[1] != found.rio.transform():
+                    continue
+                values = found.band_1.sel(time=time).values
+                if (source.name not in seen) and values.shape == SHAPE:
+                    np.testing.assert_allclose(values, source_pixels(source)[0])
+                    seen.add(source.name)
+    assert seen == {path.name for path in (tmp_path / "in").iterdir()}
+
+
+def test_one_group_is_enough_where_sources_are_alike(tmp_path: Path) -> None:
+    for column in (0, 1):
+        transform = Affine(10, 0, 399960 + 1280 * column, 0, -10, 5400000)
+        values = unique_values((128, 128), "uint16", seed=column)
+        write_cog(tmp_path / "in" / f"20240101_{column}.tif", values, transform=transform, nodata=0, **TILED)
+    manifest = cube.build(tmp_path / "in", pattern="{time:%Y%m%d}_{tile}.tif", to=tmp_path / "a.cube")
+    to_kerchunk(manifest, tmp_path / "refs.json", split=True)
+    found = xr.open_dataset(str(tmp_path / "refs.json"), engine="kerchunk", group="0")
+    np.testing.assert_array_equal(found.band_1.values, cube.open_cube(manifest).band_1.values)
+    document = json.loads((tmp_path / "refs.json").read_text())
+    assert {key.partition("/")[0] for key in document["refs"] if "/" in key} == {"0"}
+
+
+def test_raw_numbers_come_with_their_scale_and_say_so(tmp_path: Path) -> None:
+    for number, (date, scale, offset) in enumerate([("20230101", 0.0001, 0.0), ("20240101", 0.0001, -0.1)]):
+        values = unique_values(SHAPE, "uint16", seed=number)
+        write_cog(tmp_path / "in" / f"{date}_red.tif", values, nodata=0, scale=scale, offset=offset, **TILED)
+        write_cog(tmp_path / "in" / f"{date}_nir.tif", values, nodata=0, scale=0.0001, **TILED)
+    manifest = cube.build(tmp_path / "in", to=tmp_path / "a.cube")
+    with pytest.raises(ReferencesError, match="stores other numbers"):
+        to_kerchunk(manifest, tmp_path / "refs.json")
+    to_kerchunk(manifest, tmp_path / "refs.json", raw=True)
+    found, expected = xr.open_dataset(str(tmp_path / "refs.json"), engine="kerchunk").load(), cube.open_cube(manifest)
+    assert "multiply by red_scale and add red_offset" in found.red.attrs["STORED_NUMBERS"]
+    assert "STORED_NUMBERS" not in found.nir.attrs
+    assert {"red_scale", "red_offset"} <= set(found.coords)
+    np.testing.assert_allclose(found.red * found.red_scale + found.red_offset, expected.red, rtol=1e-6)
+    np.testing.assert_array_equal(found.nir, expected.nir)
+    with pytest.raises(ReferencesError, match="split or raw"):
+        to_kerchunk(manifest, tmp_path / "refs.json", raw=True, split=True)
+
+
+def test_raw_says_where_more_than_the_scale_differs(tmp_path: Path) -> None:
+    for date, dtype in (("20230101", "uint16"), ("20240101", "uint8")):
+        write_cog(tmp_path / "in" / f"{date}.tif", unique_values(SHAPE, dtype), nodata=0, **TILED)
+    manifest = cube.build(tmp_path / "in", to=tmp_path / "a.cube")
+    with pytest.raises(ReferencesError, match=r"stores uint|differs"):
+        to_kerchunk(manifest, tmp_path / "refs.json", raw=True)
