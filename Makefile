@@ -47,7 +47,7 @@ bench-full: bench-peers ## Run all workloads by all peers at 0, 10, 50 and 100 m
 		--benchmark-json .benchmarks/full.json $(ARGS)
 	@$(BIN)/python -m benchmarks.report .benchmarks/full.json
 
-bench-report: setup ## Write docs/performance.md of the last `make bench-full` (JSON=file for another run)
+bench-report: setup ## Write docs/performance.md of the last `make bench-full` (JSON="files" for other runs)
 	@$(BIN)/python -m benchmarks.report $(or $(JSON),.benchmarks/full.json)
 
 bench-baseline: setup ## Record requests and bytes of our workloads as what the tests allow

@@ -146,16 +146,19 @@ class Measured:
         return mine / its if mine and its else None
 
 
-def load(path: Path) -> Measured:
-    """Return what a JSON file of pytest-benchmark holds."""
-    found = json.loads(path.read_text("utf-8"))
-    cells = {
-        (info["workload"], float(info["latency_ms"])): info["peers"]
-        for info in (each["extra_info"] for each in found["benchmarks"])
-        if "peers" in info
-    }
-    scaling = {each["name"]: each["extra_info"] for each in found["benchmarks"] if "bench_scaling" in each["fullname"]}
-    return Measured(cells=cells, scaling=scaling, machine=found["machine_info"], date=found["datetime"][:10])
+def load(*paths: Path) -> Measured:
+    """Return what JSON files of pytest-benchmark hold, of one machine; what a later one has, too, is taken from it."""
+    runs = [json.loads(path.read_text("utf-8")) for path in paths]
+    cells, scaling = {}, {}
+    for found in runs:
+        for each in found["benchmarks"]:
+            info = each["extra_info"]
+            if "peers" in info:
+                cells[info["workload"], float(info["latency_ms"])] = info["peers"]
+            elif "bench_scaling" in each["fullname"]:
+                scaling[each["name"]] = info
+    last = runs[-1]
+    return Measured(cells=cells, scaling=scaling, machine=last["machine_info"], date=last["datetime"][:10])
 
 
 def write(found: Measured) -> str:
@@ -364,14 +367,17 @@ def _median(facts: Facts | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and its plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("json", type=Path, help="what pytest-benchmark wrote")
+    parser.add_argument(
+        "json", type=Path, nargs="+", help="what pytest-benchmark wrote; later runs replace earlier ones"
+    )
     parser.add_argument("--to", type=Path, default=DOCS, help="the folder of the page (docs)")
     given = parser.parse_args(arguments)
-    if not given.json.exists():
-        parser.error(f"there is no {given.json}; `make bench-full` writes it")
-    found = load(given.json)
+    for path in given.json:
+        if not path.exists():
+            parser.error(f"there is no {path}; `make bench-full` writes it")
+    found = load(*given.json)
     if not found.cells:
-        parser.error(f"{given.json} holds no run of bench_peers.py")
+        parser.error(f"{' '.join(map(str, given.json))}: no run of bench_peers.py")
     given.to.mkdir(parents=True, exist_ok=True)
     (given.to / "performance.md").write_text(write(found), encoding="utf-8")
     (given.to / _PLOT).write_text(plot(found), encoding="utf-8")
