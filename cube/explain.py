@@ -25,10 +25,10 @@ from cube.engine.cost import (
     readable_seconds,
 )
 from cube.errors import SelectionError, TooLargeError
-from cube.grid import Window
-from cube.layers import plan_sources
+from cube.grid import Window, brief_crs
+from cube.layers import plan_layers
 from cube.manifest.open import Manifest, open_spec
-from cube.plan import plan_source_requests
+from cube.plan import SourceRead, plan_read, plan_source_requests
 from cube.selection import Selection
 from cube.settings import get_settings
 
@@ -54,6 +54,29 @@ class SourceCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GridCost:
+    """What is read of the sources on one grid."""
+
+    crs: str
+    pixel: tuple[float, float]
+    """Width and height of the pixels that are read, in units of the CRS."""
+    factor: int
+    """How many pixels of full resolution one of them is along each axis: more than 1 for an overview."""
+    sources: int
+    warped: Mapping[str, str]
+    """How each band is resampled; empty where pixels are placed as they are."""
+
+    def __str__(self) -> str:
+        width, height = self.pixel
+        what = f"{_sources(self.sources)} in {brief_crs(self.crs)}"
+        size = f"pixels of {width:.10g} x {height:.10g}"
+        where = size if self.factor == 1 else f"overviews of 1/{self.factor}, {size}"
+        ways = dict.fromkeys(self.warped.values())
+        each = ", ".join(f"{band} {how}" for band, how in self.warped.items()) if len(ways) > 1 else "".join(ways)
+        return f"{what}: {where}, {f'warped: {each}' if self.warped else 'placed'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What a read costs. Retries come on top: the trace counts them apart.
 
@@ -65,6 +88,12 @@ class Explanation:
     tasks: int
     """Of Dask, for the reads: one a block and one a variable of a block, which later arithmetic is fused with."""
     sources: tuple[SourceCost, ...]
+    grids: tuple[GridCost, ...]
+    """Of the sources, those that are read."""
+    fused: int
+    """Pairs of a band and a date of which several sources give the same pixels."""
+    fuse: str
+    """What becomes of these pixels."""
     array_bytes: int
     """Of the arrays: stored numbers, and what they are turned into where that is another dtype."""
     block_bytes: int
@@ -153,6 +182,7 @@ class Explanation:
         arrays = f"{readable_bytes(self.array_bytes)} of arrays"
         lines = [
             f"{self.blocks:,} {reads} of {_sources(len(self.sources))}: {what}",
+            *self._grid_lines(),
             f"decoded {readable_bytes(self.decoded_bytes)}, {arrays}{tasks}",
             f"ranges up to {self.gap_bytes:,} bytes apart are merged, into at most {self.request_bytes:,} bytes",
             f"predicted at {self.latency_ms:g} ms to the first byte, for the reads alone:",
@@ -162,6 +192,16 @@ class Explanation:
             are = "is" if slow == 1 else "are"
             lines.append(f"{_sources(slow)} {are} read by GDAL, whose requests and time are not counted")
         return "\n".join([*lines, f"advice: {self.advice}"])
+
+    def _grid_lines(self) -> list[str]:
+        """Return what there is to say of grids: nothing of one at full resolution, whose pixels are placed."""
+        lines = [f"  {grid}" for grid in self.grids]
+        if len(self.grids) == 1 and self.grids[0].factor == 1 and not self.grids[0].warped:
+            lines = []
+        if self.fused:
+            pairs = "1 band and date" if self.fused == 1 else f"{self.fused:,} pairs of a band and a date"
+            lines.append(f"  overlaps in {pairs}: {self.fuse}")
+        return lines
 
 
 def _sources(count: int) -> str:
@@ -195,11 +235,18 @@ def explain(
     manifest = open_spec(selection.spec)
     costs: dict[str, SourceCost] = {}
     bands = list(dict.fromkeys(band.name for _, band in selection.bands))
+    on_grid: dict[tuple[int, int, bool], set[int]] = {}
+    apart: set[tuple[str, int]] = set()
     parts = list(_parts(selection, blocks))
     for times, window in parts:
-        for cost in _costs(manifest, selection.spec.level, bands, times, window):
-            known = costs.get(cost.href)
-            costs[cost.href] = cost if known is None else _sum(known, cost)
+        for layer in plan_layers(manifest, selection.spec.level, bands, window):
+            key = layer.grid, layer.level, layer.points is not None
+            for read in plan_read(manifest, bands, times, layer.window, layer.level, layer.grid).sources:
+                on_grid.setdefault(key, set()).add(read.source)
+                apart |= {(band, times[time]) for band, time in read.apart}
+                cost = _cost(read)
+                known = costs.get(cost.href)
+                costs[cost.href] = cost if known is None else _sum(known, cost)
     counted = tuple(costs[href] for href in sorted(costs))
     pixel_bytes = _pixel_bytes(selection, dtypes or {})
     # Blocks that were not asked for are those that would be: the advice compares with them.
@@ -225,6 +272,9 @@ def explain(
         blocks=len(parts),
         tasks=0 if blocks is None else work.tasks,
         sources=counted,
+        grids=tuple(_grid_cost(manifest, bands, *key, len(found)) for key, found in on_grid.items()),
+        fused=len(apart),
+        fuse=manifest.on.fuse,
         array_bytes=work.array_bytes,
         block_bytes=work.array_bytes if blocks is None else work.block_bytes,
         gap_bytes=settings.gap_bytes,
@@ -279,21 +329,32 @@ def _parts(selection: Selection, blocks: Blocks | None) -> Iterator[tuple[tuple[
         )
 
 
-def _costs(
-    manifest: Manifest, level: int, bands: Sequence[str], times: Sequence[int], window: Window
-) -> Iterator[SourceCost]:
-    for read in plan_sources(manifest, level, bands, times, window):
-        requests = plan_source_requests(read)
-        present = sum(bool(piece.length) for piece in read.pieces)
-        yield SourceCost(
-            href=read.facts.href,
-            tiles=present,
-            sparse=len(read.pieces) - present,
-            requests=len(requests),
-            bytes=sum(request.stop - request.start for request, _ in requests),
-            decoded_bytes=sum(piece.layout.nbytes for piece in read.pieces if piece.length),
-            path=read.facts.path,
-        )
+def _cost(read: SourceRead) -> SourceCost:
+    requests = plan_source_requests(read)
+    present = sum(bool(piece.length) for piece in read.pieces)
+    return SourceCost(
+        href=read.facts.href,
+        tiles=present,
+        sparse=len(read.pieces) - present,
+        requests=len(requests),
+        bytes=sum(request.stop - request.start for request, _ in requests),
+        decoded_bytes=sum(piece.layout.nbytes for piece in read.pieces if piece.length),
+        path=read.facts.path,
+    )
+
+
+def _grid_cost(
+    manifest: Manifest, bands: Sequence[str], grid: int, level: int, is_warped: bool, sources: int
+) -> GridCost:
+    levels = manifest.grids[grid]
+    a, b, _, d, e, _ = levels.grids[level].transform
+    return GridCost(
+        crs=levels.full.crs,
+        pixel=(math.hypot(a, d), math.hypot(b, e)),
+        factor=max(levels.factors[level]),
+        sources=sources,
+        warped={band: manifest.on.resampling_of(band) for band in bands} if is_warped else {},
+    )
 
 
 def _sum(one: SourceCost, other: SourceCost) -> SourceCost:

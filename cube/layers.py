@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +12,6 @@ import numpy as np
 from cube.grid import Grid, Levels, Window, difference
 from cube.locate import Points, columns_around, locate
 from cube.manifest.open import Manifest
-from cube.plan import SourceRead, plan_read
 from cube.warp import REACH
 
 _WHOLE = 1e-3
@@ -47,14 +46,6 @@ def plan_layers(manifest: Manifest, level: int, bands: Iterable[str], window: Wi
         return [] if on.lattice is None else [Layer(grid=on.lattice, level=level, window=window, points=None)]
     target, reach = manifest.grid_at(level), max(REACH[on.resampling_of(band)] for band in bands)
     return [layer for i, levels in enumerate(manifest.grids) for layer in _plan(i, levels, target, window, reach)]
-
-
-def plan_sources(
-    manifest: Manifest, level: int, bands: Sequence[str], times: Sequence[int], window: Window
-) -> Iterator[SourceRead]:
-    """Yield what a read needs of each source, on whatever grid that lies; arguments as of `plan_layers`."""
-    for layer in plan_layers(manifest, level, bands, window):
-        yield from plan_read(manifest, bands, times, layer.window, layer.level, layer.grid).sources
 
 
 def spread(manifest: Manifest) -> float:

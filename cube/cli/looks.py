@@ -68,6 +68,9 @@ def explain(
     time: Time = None,
     level: Level = 0,
     chunks: Annotated[str | None, typer.Option("--chunks", help="auto, or lengths: time=1,y=512,x=512.")] = None,
+    crs: Annotated[str | None, typer.Option("--crs", help="Read in this CRS, as EPSG:32633.")] = None,
+    resolution: Annotated[float | None, typer.Option("--resolution", help="Read at this size of a pixel.")] = None,
+    groupby: Annotated[str | None, typer.Option("--groupby", help="A step in time: time, solar_day, id.")] = None,
     latency_ms: Annotated[
         float | None, typer.Option("--latency-ms", help="Predict for a store this far away.", min=0)
     ] = None,
@@ -77,19 +80,22 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Say what a read costs before it is done: requests, bytes, seconds, memory, and how to do it."""
-    from cube.dataset import find_manifest
-    from cube.engine.blocks import plan_blocks
-    from cube.explain import explain as explain_selection
+    from cube.dataset import open_cube
     from cube.explain import parse_bytes
-    from cube.selection import select
-    from cube.spec import CubeSpec
 
-    manifest = find_manifest(name)
-    spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
-    selection = select(manifest, spec, bands=parse_names(bands), bbox=parse_bbox(bbox), time=parse_time(time))
-    lengths = parse_chunks(chunks)
-    blocks = None if lengths is None else plan_blocks(manifest, selection, lengths)
-    found = explain_selection(selection, blocks, latency_ms=latency_ms)
+    ds = open_cube(
+        name,
+        parse_names(bands),
+        bbox=parse_bbox(bbox),
+        time=parse_time(time),
+        level=level,
+        chunks=parse_chunks(chunks),
+        mask_and_scale=False,
+        crs=crs,
+        resolution=resolution,
+        groupby=groupby,  # type: ignore[arg-type]  # checked there
+    )
+    found = ds.cube.explain(latency_ms)
     found.require(max_bytes=None if max_bytes is None else parse_bytes(max_bytes), max_requests=max_requests)
     if as_json:
         facts = found.to_json()

@@ -202,6 +202,38 @@ def test_coarse_pixels_are_read_from_overviews(mixed: tuple[Manifest, ObjectStor
     }
 
 
+def test_levels_and_warping_are_told_by_grid(mixed: tuple[Manifest, ObjectStore]) -> None:
+    manifest, _ = mixed
+    found = open_cube(manifest, resolution=40, resampling="average").cube.explain()
+    assert sum(each.sources for each in found.grids) == len(manifest)
+    assert len(found.grids) == 3
+    for each in found.grids:
+        known = next(levels.full for levels in manifest.grids if levels.full.crs == each.crs)
+        assert each.pixel[0] <= 40
+        assert each.factor >= 1
+        assert f"in {known.crs}" in str(each)
+    coarse = [each for each in found.grids if each.factor == 4]
+    assert coarse
+    assert "overviews of 1/4, pixels of 40 x 40" in str(coarse[0])
+    assert any(set(each.warped.values()) == {"average"} and "warped: average" in str(each) for each in found.grids)
+    assert all(str(each) in str(found) for each in found.grids)
+
+
+def test_overlaps_are_told_with_what_becomes_of_them(tmp_path: Path) -> None:
+    for number, shift in enumerate((0, 30)):
+        transform = Affine(10, 0, 399960 + 10 * shift, 0, -10, 5400000)
+        values = unique_values((64, 64), "uint16", seed=number)
+        write_cog(tmp_path / "in" / f"20240101_{number}.tif", values, transform=transform, nodata=0, blocksize=32)
+    manifest = build(tmp_path / "in", pattern="{time:%Y%m%d}_{tile}.tif", to=tmp_path / "a.cube")
+    both = open_cube(manifest, fuse="newest").cube.explain()
+    assert (both.fused, both.fuse) == (1, "newest")
+    assert "overlaps in 1 band and date: newest" in str(both)
+    beside = open_cube(manifest).isel(x=slice(0, 20)).cube.explain()
+    assert beside.fused == 0
+    assert "overlaps" not in str(beside)
+    assert "placed" not in str(beside)  # nothing to say of one grid at full resolution
+
+
 def test_nothing_is_asked_to_explain(manifest: Manifest, store: ObjectStore) -> None:
     manifest.image(0)
     store.reset()
