@@ -23,7 +23,6 @@ from cube.coordinates import coordinates
 from cube.decoding import Decoding, find_decoding
 from cube.errors import CatalogError, MissingExtraError, SelectionError
 from cube.foreign.find import Foreign, find_foreign
-from cube.foreign.open import open_foreign
 from cube.io.stores import absolute, is_url, local_path, redact
 from cube.lazy import LazyBand
 from cube.manifest.open import POINTER, Manifest, open_manifest, open_spec
@@ -116,6 +115,8 @@ def open_cube(
     box = _box(bbox, lon, lat)
     foreign = named_foreign(what, allow=allow)
     if foreign is not None:
+        from cube.foreign.open import open_foreign  # and with it zarr, which takes half a second
+
         grid = {"crs": crs, "resolution": resolution, "geobox": geobox, "like": like, "geopolygon": geopolygon}
         rules = {"anchor": anchor, "resampling": resampling, "groupby": groupby, "fuse": fuse, "level": level or None}
         sources = {"patch_url": patch_url, "pattern": pattern, "bands_as": bands_as, "fill_value": fill_value}

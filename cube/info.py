@@ -16,7 +16,6 @@ from cube.dataset import to_dataset
 from cube.engine.cost import readable_bytes as readable_bytes  # noqa: PLC0414 - others import it from here
 from cube.errors import CubeError, SelectionError, SourceError
 from cube.foreign.find import Foreign
-from cube.foreign.open import open_foreign
 from cube.grid import Levels, brief_crs
 from cube.io.stores import local_path, redact
 from cube.manifest.open import Manifest
@@ -124,6 +123,8 @@ def describe_foreign(foreign: Foreign, *, name: str) -> dict[str, Any]:
         ReferencesError: It cannot be opened.
         ReadError: It cannot be read.
     """
+    from cube.foreign.open import open_foreign  # and with it zarr, which takes half a second
+
     dataset = open_foreign(foreign, mask_and_scale=False)
     times = dataset.indexes.get("time")
     return {

@@ -597,3 +597,14 @@ def test_lon_and_lat_are_a_bbox(tmp_path):
     for wrong in ({"lon": lon}, {"lat": lat}, {"lon": lon, "lat": lat, "bbox": (0, 0, 1, 1)}):
         with pytest.raises(SelectionError, match=r"give lon=\(west, east\) and lat=\(south, north\) together"):
             open_cube(path, **wrong)
+
+
+def test_opening_a_cube_loads_no_library_that_it_does_not_need(manifest):
+    """Each takes a quarter of a second or more of a user's first look."""
+    code = (
+        "import sys, cube\n"
+        f"cube.open_cube({manifest.url!r}).isel(y=slice(0, 2), x=slice(0, 2)).load()\n"
+        "print(*sorted({'zarr', 'distributed', 'rasterio', 'icechunk', 'intake', 'pystac'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr
