@@ -63,7 +63,7 @@ def test_predictions(manifest, part, way, full, benchmark) -> None:
         window=window,
         grid=crop(manifest.grid, window),
     )
-    blocks = plan_blocks(manifest, selection, "auto") if way == "threads" else None
+    blocks = plan_blocks(selection, "auto") if way == "threads" else None
     bands = [band.name for _, band in selection.bands]
 
     def run() -> None:

@@ -276,7 +276,7 @@ def to_dataset(
         lazy = [LazyBand(selection, band, how) for (_, band), how in zip(selection.bands, decodings, strict=True)]
         data: list[Any] = [indexing.LazilyIndexedArray(each) for each in lazy]
     else:
-        data = _dask_arrays(manifest, selection, chunks, decodings)
+        data = _dask_arrays(selection, chunks, decodings)
     for (name, _), each in zip(selection.bands, data, strict=True):
         variable = decoded.variables[name]
         decoded[name] = xr.Variable(variable.dims, each, variable.attrs, variable.encoding)
@@ -310,7 +310,6 @@ def _without_data(manifest: Manifest, selection: Selection, *, mask_and_scale: b
 
 
 def _dask_arrays(
-    manifest: Manifest,
     selection: Selection,
     chunks: Mapping[str, Any] | str,
     decodings: Sequence[Decoding | None],
@@ -320,4 +319,4 @@ def _dask_arrays(
         from cube.engine.blocks import plan_blocks
     except ImportError:
         raise MissingExtraError("opening a cube with chunks", "dask") from None
-    return list(band_arrays(selection, plan_blocks(manifest, selection, chunks), decodings).values())
+    return list(band_arrays(selection, plan_blocks(selection, chunks), decodings).values())

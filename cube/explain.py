@@ -250,7 +250,7 @@ def explain(
     counted = tuple(costs[href] for href in sorted(costs))
     pixel_bytes = _pixel_bytes(selection, dtypes or {})
     # Blocks that were not asked for are those that would be: the advice compares with them.
-    cut = blocks if blocks is not None else plan_blocks(manifest, selection, "auto")
+    cut = blocks if blocks is not None else plan_blocks(selection, "auto")
     work = Work(
         blocks=math.prod(map(len, cut)),
         tasks=math.prod(map(len, cut)) * (1 + len(selection.bands)),

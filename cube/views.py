@@ -86,7 +86,7 @@ def open_view(
     view = plan_view(index, mask=mask, composite=composite, freq=freq)
     spec = CubeSpec(manifest=manifest.url, version=manifest.version, level=level)
     selection = select(manifest, spec, bands=view.bands, bbox=bbox, time=time)
-    return derive(manifest, selection, view, None if chunks is None else plan_blocks(manifest, selection, chunks))
+    return derive(manifest, selection, view, None if chunks is None else plan_blocks(selection, chunks))
 
 
 def plan_view(index: str, *, mask: str | None = None, composite: str | None = None, freq: str | None = None) -> View:
@@ -185,7 +185,7 @@ class LazyView(BackendArray):
         stamps = None if selection.stamps is None else selection.stamps[list(dates)]
         grid = crop(self._manifest.grid_at(selection.spec.level), window)
         part = replace(selection, window=window, times=times, stamps=stamps, grid=grid)
-        rows, columns = plan_strips(self._manifest, part)
+        rows, columns = plan_strips(part)
         out = np.full((len(periods) if periods is not None else len(times), *window.shape), np.nan, "float32")
 
         def work(block: dict[str, np.ndarray], ys: slice, xs: slice) -> None:

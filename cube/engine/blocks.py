@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from cube.engine.workers import find_workers
 from cube.errors import SelectionError
 from cube.layers import spread
-from cube.manifest.open import Manifest
+from cube.manifest.open import Manifest, open_spec
 from cube.selection import Selection
 from cube.settings import MIB, get_settings
 from cube.spec import Band
@@ -32,7 +33,7 @@ _SHARE = 0.5
 """Of a worker's memory, for what its threads work on; a worker of dask begins to spill at 0.6."""
 
 
-def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, Any] | str) -> Blocks:
+def plan_blocks(selection: Selection, chunks: Mapping[str, Any] | str) -> Blocks:
     """Return the blocks of a selection.
 
     "auto" takes every date (what reduces over time then needs no rechunk) and whole tiles in space: as many as make a
@@ -40,7 +41,6 @@ def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, A
     compute in. Where one tile with all dates does not fit, halves or quarters of tiles do; else dates are split.
 
     Args:
-        manifest: The cube, for the size of its tiles.
         selection: What is opened.
         chunks: "auto" (or {}), or lengths by dimension: an int, -1 for all, "auto"; a dimension left out is "auto".
 
@@ -54,6 +54,7 @@ def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, A
     unknown = set(chunks) - set(selection.dims)
     if unknown:
         raise SelectionError(f"chunks={dict(chunks)!r}: the cube's dimensions are {', '.join(selection.dims)}")
+    manifest = open_spec(selection.spec)
     lengths = dict(zip(selection.dims, selection.shape, strict=True))
     steps = {dim: _step(dim, chunks.get(dim, "auto"), lengths[dim]) for dim in selection.dims}
     bands = [band for _, band in selection.bands]
@@ -64,11 +65,15 @@ def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, A
     room = int(workers.thread_bytes * _SHARE / (working + beside))
     dates, tile = _fit(steps, lengths.get("time", 1), tile_shape(manifest, selection.spec.level), room)
     # A block a core at least: one large block would leave the other cores without work.
-    share = lengths["y"] * lengths["x"] // workers.threads
+    share = -(-lengths["y"] * lengths["x"] // workers.threads)
     pixels = max(1, min(_aim(bands) // dates, room // dates, share))
+    window = selection.window
+    if manifest.on.grid is not None and steps["y"] is None and steps["x"] is None:
+        rows, columns = _pieces(lengths["y"], lengths["x"], pixels, tile)
+        space = _split(lengths["y"], rows, 0), _split(lengths["x"], columns, 0)
+        return space if selection.stamps is None else (_split(lengths["time"], dates, 0), *space)
     rows, columns = _tiles(pixels, tile, steps["y"], steps["x"], lengths["x"])
     rows, columns = _even(lengths["y"], rows, tile[0]), _even(lengths["x"], columns, tile[1])
-    window = selection.window
     space = (
         _split(lengths["y"], steps["y"] or rows, window.top if steps["y"] is None else 0),
         _split(lengths["x"], steps["x"] or columns, window.left if steps["x"] is None else 0),
@@ -76,13 +81,13 @@ def plan_blocks(manifest: Manifest, selection: Selection, chunks: Mapping[str, A
     return space if selection.stamps is None else (_split(lengths["time"], dates, 0), *space)
 
 
-def plan_strips(manifest: Manifest, selection: Selection) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def plan_strips(selection: Selection) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the lengths along y and x of blocks that are read and worked on one after another, all dates in each.
 
     Smaller ones than dask's, whose tasks cost more: the first is worked on while the others are on their way.
     """
-    *_, rows, columns = plan_blocks(manifest, selection, {} if selection.stamps is None else {"time": -1})
-    height, _ = tile_shape(manifest, selection.spec.level)
+    *_, rows, columns = plan_blocks(selection, {} if selection.stamps is None else {"time": -1})
+    height, _ = tile_shape(open_spec(selection.spec), selection.spec.level)
     row_bytes = sum(np.dtype(band.dtype).itemsize for _, band in selection.bands) * len(selection.times) * max(columns)
     step = height * max(1, _STRIP_BYTES // (height * row_bytes))
     if step < max(rows):
@@ -151,6 +156,25 @@ def _tiles(pixels: int, tile: tuple[int, int], rows: int | None, columns: int | 
     if rows is None:
         rows = max(1, pixels // columns // tile[0]) * tile[0]
     return rows, columns
+
+
+def _pieces(height: int, width: int, pixels: int, tile: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of blocks whose edges lie on no tiles' edges, since the cube's pixels are not the files'.
+
+    Tiles across an edge are read by both neighbours: of all ways to cut a grid into blocks of at most `pixels`, the one
+    that reads the fewest tiles.
+    """
+    best = (math.inf, 1, 1)
+    for across in range(1, min(width, height * width // pixels + 1) + 1):
+        columns = -(-width // across)
+        if columns > pixels:
+            continue
+        rows = min(height, -(-pixels // columns))
+        down = -(-height // rows)
+        rows = -(-height // down)
+        touched = down * (rows / tile[0] + 1) * across * (columns / tile[1] + 1)
+        best = min(best, (touched, rows, columns))
+    return best[1], best[2]
 
 
 def _even(length: int, step: int, tile: int) -> int:

@@ -112,7 +112,7 @@ def test_explain_is_of_the_dataset(manifest: Manifest, chosen: dict, chunks) -> 
     else:
         from cube.engine.blocks import plan_blocks
 
-        assert found == explain(selection, plan_blocks(manifest, selection, chunks), dtypes=dtypes)
+        assert found == explain(selection, plan_blocks(selection, chunks), dtypes=dtypes)
 
 
 def test_explain_of_a_window(ds: xr.Dataset) -> None:

@@ -129,7 +129,7 @@ def blocks_of_all() -> list[Any]:
 @pytest.mark.parametrize(("gap", "chunks", "chosen"), blocks_of_all(), indirect=["gap"], ids=str)
 def test_dask_blocks(manifest: Manifest, store: ObjectStore, gap: int, chosen: dict, chunks) -> None:
     selection = choose(manifest, **chosen)
-    blocks = plan_blocks(manifest, selection, chunks)
+    blocks = plan_blocks(selection, chunks)
     found = explain(selection, blocks)
     ds = open_cube(manifest, chunks=chunks, **chosen)
     own = ds.cube.explain()

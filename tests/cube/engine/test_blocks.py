@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from cube.archive.build import build
+from cube.dataset import open_cube
 from cube.engine import blocks
-from cube.engine.blocks import plan_blocks, tile_shape
+from cube.engine.blocks import _pieces, plan_blocks, tile_shape
 from cube.errors import SelectionError
 from cube.selection import select
 from cube.settings import MIB, get_settings
@@ -65,7 +66,7 @@ def selected(manifest, **what):
 
 
 def planned(manifest, chunks, **what):
-    return plan_blocks(manifest, selected(manifest, **what), chunks)
+    return plan_blocks(selected(manifest, **what), chunks)
 
 
 @pytest.mark.parametrize("chunks", ["auto", {}, {"time": "auto"}, {"y": None}])
@@ -107,7 +108,7 @@ def test_auto_is_whole_tiles_of_at_most_the_block_size(dated, chunks):
 def test_auto_blocks_of_a_window_end_at_the_edges_of_tiles(dated):
     selection = selected(dated, bbox=(15.013, 45.12, 15.10, 45.15))
     assert selection.window.left % 64
-    _, rows, columns = plan_blocks(dated, selection, "auto")
+    _, rows, columns = plan_blocks(selection, "auto")
     for lengths, start in ((rows, selection.window.top), (columns, selection.window.left)):
         edges = start + np.cumsum(lengths)[:-1]
         assert not (edges % 64).any()
@@ -216,3 +217,25 @@ def test_blocks_always_add_up(dated, data):
 def test_dimensions_that_are_not_there_are_refused(timeless, chunks):
     with pytest.raises(SelectionError, match="the cube's dimensions are y, x"):
         planned(timeless, chunks)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pixels", "expected"),
+    [
+        ((480, 480), 480 * 480, (480, 480)),
+        ((480, 480), 240 * 480, (240, 480)),  # two stripes, and not four squares
+        ((2000, 2000), 1000 * 2000, (1000, 2000)),
+        ((20000, 20000), 4000 * 4000, (4000, 4000)),  # squares, where stripes would be thinner than tiles
+        ((100, 3000), 100 * 1000, (100, 1000)),
+        ((3000, 100), 100 * 1000, (1000, 100)),
+        ((7, 5), 1, (1, 1)),
+    ],
+)
+def test_blocks_of_other_pixels_than_the_files_share_few_tiles(shape, pixels, expected):
+    assert _pieces(*shape, pixels, (256, 256)) == expected
+
+
+def test_a_cube_on_other_pixels_has_a_block_a_core(dated, settings):
+    settings(decode_threads=2)
+    ds = open_cube(dated, crs="EPSG:32632", resolution=10, chunks="auto")
+    assert ds.band_1.data.numblocks == (1, 1, 2)
