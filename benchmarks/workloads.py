@@ -38,7 +38,7 @@ IMPORTANT = ("series", "window", "whole", "ndvi_mean_window", "ndvi_mean_whole")
 """What `make bench` runs."""
 
 _TOLERANCE = 1e-5
-_NEIGHBOURS = 5e-3
+_NEIGHBOURS = 0.02
 
 
 def workloads(*, full: bool) -> dict[str, Workload]:
@@ -103,7 +103,7 @@ def difference(found: np.ndarray, wanted: np.ndarray, workload: Workload) -> str
     """Return how an answer differs from the one it must be, in words; None where it is right.
 
     Stored numbers must be equal, floats within 1e-5; data types of numbers may differ only among floats. Of a mosaic,
-    five pixels in a thousand may be their neighbours: GDAL is off by up to an eighth of a pixel unless it is told to be
+    two pixels in a hundred may be their neighbours: GDAL is off by up to an eighth of a pixel unless it is told to be
     exact.
     """
     allowed = _NEIGHBOURS if workload.kind == "mosaic" else 0.0

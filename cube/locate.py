@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,15 +94,15 @@ class Points:
             return _snapped(columns), _snapped(rows)
         down, of_y = _stencil(ys, self.window.top // _STEP)
         across, of_x = _stencil(xs, self.window.left // _STEP)
-        with np.errstate(invalid="ignore"):
-            columns, rows = (_interpolate(each, (down, of_y), (across, of_x)) for each in (self.columns, self.rows))
-        with np.errstate(invalid="ignore"):
-            wanted = (np.abs(columns - np.rint(columns)) < _NEAR_PX) | (np.abs(rows - np.rint(rows)) < _NEAR_PX)
+        columns, near_column = _spread_out(self.columns, (down, of_y), (across, of_x))
+        rows, near_row = _spread_out(self.rows, (down, of_y), (across, of_x))
+        wanted = near_column | near_row
         if self.rough is not None and self.rough.any():
             wanted |= self.rough[np.ix_(down, across)]
         at_y, at_x = np.nonzero(wanted)
-        columns[wanted], rows[wanted] = _transform(self.source, self.target, xs[at_x], ys[at_y])
-        return _snapped(columns), _snapped(rows)
+        exact = _transform(self.source, self.target, xs[at_x], ys[at_y])
+        columns[wanted], rows[wanted] = (_snapped(each) for each in exact)  # the others are not near an edge
+        return columns, rows
 
     def torn(self, part: Window) -> np.ndarray | None:
         """Return which pixels lie where the source's CRS is torn, so that their corners do not say what is between.
@@ -191,6 +192,34 @@ def _interpolate(
     for k in (1, 2, 3):
         found += weights_y[k][:, None] * lines[down + k]
     return found
+
+
+def _spread_out(
+    known: np.ndarray, of_y: tuple[np.ndarray, list[np.ndarray]], of_x: tuple[np.ndarray, list[np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `_interpolate` does, and which positions may lie on either side of a pixel's edge.
+
+    Cell by cell, whose rows stand on the same four lines: what is worked on stays in a processor's cache.
+    """
+    (down, weights_y), (across, weights_x) = of_y, of_x
+    first = int(down[0])
+    known, down = known[first : int(down[-1]) + 4], down - first
+    found = np.empty((len(down), len(across)))
+    near = np.empty(found.shape, bool)
+    edges = [0, *(np.flatnonzero(np.diff(down)) + 1).tolist(), len(down)]
+    beside = np.empty((_STEP + 1, len(across)))  # of corners there is one more
+    with np.errstate(invalid="ignore"):
+        lines = weights_x[0] * known[:, across]
+        for k in (1, 2, 3):
+            lines += weights_x[k] * known[:, across + k]
+        for start, stop in itertools.pairwise(edges):
+            cell, block, other = int(down[start]), found[start:stop], beside[: stop - start]
+            np.multiply(weights_y[0][start:stop, None], lines[cell], out=block)
+            for k in (1, 2, 3):
+                block += np.multiply(weights_y[k][start:stop, None], lines[cell + k], out=other)
+            np.subtract(np.rint(block, out=other), block, out=other)
+            np.less(np.abs(other, out=other), _NEAR_PX, out=near[start:stop])
+    return found, near
 
 
 def _middles(known: np.ndarray) -> np.ndarray:

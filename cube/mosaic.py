@@ -12,7 +12,7 @@ from cube.algebra.composites import find_composite
 from cube.grid import Window
 from cube.layers import Layer
 from cube.spec import Band, Placing
-from cube.warp import resample, to_stored
+from cube.warp import find_pixels, resample, to_stored
 
 _NOTHING = np.iinfo("int64").max
 _LAST = _NOTHING - 1
@@ -58,7 +58,8 @@ class Plane:
     """One band and date of a picture, fused."""
 
     pixels: np.ndarray
-    there: np.ndarray
+    there: np.ndarray | None
+    """Where they are values; None where the band's nodata says so in the pixels themselves, and that is enough."""
     ranks: np.ndarray | int
     """Of the source that each pixel is from."""
 
@@ -73,24 +74,25 @@ def find_missing(stored: np.ndarray, band: Band) -> np.ndarray:
     return missing
 
 
-def fuse(picture: Picture, key: Key, band: Band, is_whole: bool) -> Plane | None:
+def fuse(picture: Picture, key: Key, band: Band, how: str | None) -> Plane | None:
     """Put the parts of one band and date that lie apart into the picture's output, the first in rank on top.
 
     Args:
         picture: What was read.
         key: The band and date.
         band: How it is stored.
-        is_whole: Whether to return where there are values, and from which source.
+        how: By which the picture is resampled, and then the fused plane is returned; None where it is the result.
     """
     output = picture.outputs[key[0]][key[1]]
     parts = sorted(picture.parts.get(key, ()), key=lambda part: part.rank)
-    # Where the band has no number for "no data", what is free is noted beside.
-    taken = np.zeros(output.shape, bool) if is_whole or band.nodata is None else None
-    ranks = np.full(output.shape, _LAST) if is_whole and len(parts) > 1 else None
+    # Where the band has no number for "no data", what is free is noted beside; other ways than nearest ask for it, too.
+    is_noted = band.nodata is None or how not in (None, "nearest")
+    taken = np.zeros(output.shape, bool) if is_noted else None
+    ranks = np.full(output.shape, _LAST) if how is not None and len(parts) > 1 else None
     for part in parts:
         box = part.box
         place = np.s_[box.top : box.bottom, box.left : box.right]
-        if not part.apart and taken is None:
+        if not part.apart and taken is None and ranks is None:
             continue
         there = part.there(band)
         if part.apart:
@@ -100,9 +102,14 @@ def fuse(picture: Picture, key: Key, band: Band, is_whole: bool) -> Plane | None
             taken[place] |= there
         if ranks is not None:
             ranks[place][there] = part.rank
-    if not is_whole or taken is None:
+    if how is None:
         return None
     return Plane(pixels=output, there=taken, ranks=parts[0].rank if ranks is None and parts else _none(ranks))
+
+
+def _of(there: np.ndarray | None) -> np.ndarray:
+    assert there is not None  # noqa: S101 - as `fuse` notes it for all ways but nearest
+    return there
 
 
 def _none(ranks: np.ndarray | None) -> np.ndarray | int:
@@ -128,21 +135,23 @@ def stack_layers(
         outputs: (dates, rows, columns) of the window by band, holding the band's hole.
     """
     rows = slice(strip.top - window.top, strip.bottom - window.top)
-    best: dict[Key, np.ndarray] = {}
-    for layer, of_layer in planes:
-        places = _Places(layer, window, strip)
-        for key, plane in of_layer.items():
-            band, how = bands[key[0]], on.resampling_of(key[0])
-            found = places.sample(plane.pixels, plane.there, how, band)
-            if found is None:
-                continue
-            pixels, there = found
-            output = outputs[key[0]][key[1]][rows]
-            if len(planes) > 1:
-                ranks = places.ranks(plane)
-                lowest = best.setdefault(key, np.full(output.shape, _NOTHING))
-                there = there & (ranks < lowest)
-                np.copyto(lowest, ranks, where=there)
+    layers = [(_Places(layer, window, strip), of_layer) for layer, of_layer in planes]
+    for key in dict.fromkeys(key for _, of_layer in layers for key in of_layer):
+        band, how = bands[key[0]], on.resampling_of(key[0])
+        output = outputs[key[0]][key[1]][rows]
+        found = [(places, of_layer[key]) for places, of_layer in layers if key in of_layer]
+        if all(isinstance(plane.ranks, int) for _, plane in found):
+            # One source a layer: the last first, and the others on top of it.
+            for places, plane in sorted(found, key=lambda each: -int(each[1].ranks)):
+                pixels, there = places.values(plane, how, band)
+                np.copyto(output, pixels, where=there)
+            continue
+        lowest = np.full(output.shape, _NOTHING)
+        for places, plane in found:
+            pixels, there = places.values(plane, how, band)
+            ranks = places.ranks(plane)
+            there = there & (ranks < lowest)
+            np.copyto(lowest, ranks, where=there)
             np.copyto(output, pixels, where=there)
 
 
@@ -213,13 +222,43 @@ class _Places:
         around, torn = self._layer.points.around, self._torn if how == "average" else None
         return resample(pixels, there, columns, rows, how, nodata=band.nodata, fill=band.hole, around=around, torn=torn)
 
+    def values(self, plane: Plane, how: str, band: Band) -> tuple[np.ndarray, np.ndarray]:
+        """Return a plane at the strip's pixels, and where it has values; elsewhere it is anything."""
+        if self._layer.points is None:
+            pixels = self._cut(plane.pixels, band.hole)
+        elif how == "nearest":
+            pixels = self._take(plane.pixels)
+        else:
+            found = self.sample(plane.pixels, _of(plane.there), how, band)
+            assert found is not None  # noqa: S101 - as it is of a part alone
+            return found
+        if plane.there is None:
+            there = ~find_missing(pixels, band)
+        else:
+            there = self._cut(plane.there, fill=False) if self._layer.points is None else self._take(plane.there)
+        if self._layer.points is not None and self._nearest[1] is not None:
+            there &= self._nearest[1]
+        return pixels, there
+
     def ranks(self, plane: Plane) -> np.ndarray:
         """Return from which source the strip's pixels are, int64."""
-        ranks = np.where(plane.there, plane.ranks, _LAST) if isinstance(plane.ranks, int) else plane.ranks
+        if isinstance(plane.ranks, int):
+            return np.int64(plane.ranks)  # type: ignore[return-value]  # for all of them
         if self._layer.points is None:
-            return self._cut(ranks, _LAST)
+            return self._cut(plane.ranks, _LAST)
+        ranks, inside = self._take(plane.ranks), self._nearest[1]
+        return ranks if inside is None else np.where(inside, ranks, _LAST)
+
+    @cached_property
+    def _nearest(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """In which pixel of the layer's window each of the strip's lies, and which do at all (all where None)."""
         columns, rows = self._positions(corners=False)
-        return resample(ranks, None, columns, rows, "nearest", nodata=None, fill=_LAST)[0]
+        return find_pixels(columns, rows, self._layer.window.shape)
+
+    def _take(self, image: np.ndarray) -> np.ndarray:
+        """Return the pixels of an image of the layer's window that the strip's middles lie in."""
+        found: np.ndarray = image.ravel().take(self._nearest[0], mode="clip")  # which is quicker than to check
+        return found
 
     def _cut(self, image: np.ndarray, fill: float, box: Window | None = None) -> np.ndarray:
         """Return the strip's pixels of an image on the cube's own lattice; `fill` beside its box."""

@@ -310,7 +310,9 @@ async def _finish(work: _Work) -> None:
         await _spread([(stack_parts, (pictures, strip, *rest)) for strip in _strips(work.window)])
         return
     wanted = [(picture, key) for picture in pictures for key in picture.parts]
-    fused = await _spread([(fuse, (picture, key, bands[key[0]], not work.is_direct)) for picture, key in wanted])
+    on = work.manifest.on
+    hows = {name: None if work.is_direct else on.resampling_of(name) for name in bands}
+    fused = await _spread([(fuse, (picture, key, bands[key[0]], hows[key[0]])) for picture, key in wanted])
     if not work.is_direct:
         planes: list[tuple[Layer, dict[Key, Plane]]] = [(picture.layer, {}) for picture in pictures]
         of_picture = {id(picture): plane for picture, plane in zip(pictures, planes, strict=True)}

@@ -61,25 +61,41 @@ def resample(
     return to_stored(found, there, pixels.dtype, nodata, fill), there
 
 
+def find_pixels(columns: np.ndarray, rows: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return in which pixels of an image positions lie (intp, by row), and which lie on it: all where None.
+
+    Of those that do not, the pixel is any of the image's.
+    """
+    height, width = shape
+    with np.errstate(invalid="ignore"):
+        ends = [f(each) for each in (columns, rows) for f in (np.min, np.max)]
+    if ends[0] >= 0 and ends[1] < width and ends[2] >= 0 and ends[3] < height:
+        inside = None
+    else:
+        inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        columns = np.clip(np.where(np.isfinite(columns), columns, 0), 0, width - 1)
+        rows = np.clip(np.where(np.isfinite(rows), rows, 0), 0, height - 1)
+    # Positions are not negative: to cut off their fractions is to round down.
+    at = rows.astype(np.intp) * width + columns.astype(np.intp)
+    return at, inside
+
+
 def _nearest(
     pixels: np.ndarray, valid: np.ndarray | None, columns: np.ndarray, rows: np.ndarray, fill: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    there, at = _find(columns, rows, pixels.shape)
-    found = pixels.ravel()[at]
+    at, inside = find_pixels(columns, rows, pixels.shape)
+    found = pixels.ravel().take(at, mode="clip")
+    there = np.ones(at.shape, bool) if inside is None else np.broadcast_to(inside, at.shape).copy()
     if valid is not None:
-        there &= valid.ravel()[at]
+        there &= valid.ravel().take(at, mode="clip")
     found[~there] = fill
     return found, there
 
 
 def _find(columns: np.ndarray, rows: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return which positions lie on an image, and in which of its pixels (int64, by row; 0 for the others)."""
-    height, width = shape
-    there = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    rows, columns = np.broadcast_arrays(rows, columns)
-    found = np.zeros(there.shape, "int64")
-    found[there] = np.floor(rows[there]) * width + np.floor(columns[there])
-    return there, found
+    """Return which positions lie on an image, and in which of its pixels (intp, by row)."""
+    at, inside = find_pixels(columns, rows, shape)
+    return np.ones(at.shape, bool) if inside is None else np.broadcast_to(inside, at.shape).copy(), at
 
 
 def _bilinear(
