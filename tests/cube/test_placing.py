@@ -21,7 +21,7 @@ from cube.dataset import open_cube
 from cube.errors import ManifestError, ReferencesError, SelectionError
 from cube.manifest.open import Manifest, open_manifest
 from cube.placing import place
-from cube.references import plan_references
+from cube.references.plan import plan_references
 from cube.spec import CubeSpec, Placing
 from cube.store import CubeStore
 from cube.testing import ObjectStore, unique_values, write_cog
